@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
             blend_members(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at
         )
     elif predict_runs.predict_cache(
-        blend_members(inside, flags), flags.features, Path(out), at, sending.message
+        blend_members(inside, flags), flags.features, Path(out), at, sending.message, flags.name
     ):
         send(Path(out))
     if flags.name is not None and flags.report and not files:

@@ -76,7 +76,7 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
 
 
 def trained() -> list[str]:
-    """The recipes whose heads are trained in steps: scikit-learn's are fitted at once, on the CPU."""
+    """The recipes whose heads are trained in steps; scikit-learn heads have none."""
     return [name for name in config.list_recipes() if not estimators.is_sklearn_head(case(name).build)]
 
 
@@ -125,6 +125,6 @@ def fitter(case: Case, folder: Path, device: Any, clips: int, **changes: Any):
     from earshot.training.trainer import Trainer
 
     data = rows(case, clips, device.name)
-    fold = Fold(0, 1, 1, np.ones(clips, bool), np.arange(clips) % 5 == 0)
+    fold = Fold(0, 1, np.ones(clips, bool), np.arange(clips) % 5 == 0)
     settings = dataclasses.replace(case.training, **changes)
     return Trainer(case.build, data, fold, settings, CLASSES, FoldFolder(folder / "fold_0"), device)

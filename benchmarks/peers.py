@@ -121,7 +121,7 @@ class Bench:
         """`Fitter.fit`: augmentation where asked for, schedule, evaluation by every metric, log lines, the
         checkpoints."""
         with tempfile.TemporaryDirectory() as folder:
-            fold = Fold(1, 1, 5, self.learnt, self.valid)
+            fold = Fold(1, 5, self.learnt, self.valid)
             fitter = Trainer(self._head, self.rows, fold, self.settings, 10, FoldFolder(Path(folder)), device)
             began = time.perf_counter()
             fitter.fit(str, NEVER, 0)

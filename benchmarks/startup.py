@@ -26,9 +26,9 @@ SCRIPTS = {
     "get_features.py": (["--competition", "sample", "--recipe", "sample", "--cache", "new{}"], "device:"),
     "train.py": (
         ["--recipe", "linear", "--features", "data/sample/logmel", "--epochs", "1", "--name", "new{}"],
-        "fold 1/",
+        "fold 0/",
     ),
-    "predict.py": (["--runs", "ready"], "submission:"),
+    "predict.py": (["--runs", "ready"], "submissions/submission.csv:"),
 }
 PEERS = {
     "import torch": "import torch",

@@ -107,7 +107,7 @@ def streaming(cache: Cache) -> str:
         for name, gigabytes in (("kept", None), ("streamed", 0.0)):
             rows = dataset.load_training_rows(cache, "mel", (), settings, device, gigabytes)
             with tempfile.TemporaryDirectory() as folder:
-                fold = Fold(1, 1, 5, rows.folds != 1, rows.folds == 1)
+                fold = Fold(1, 5, rows.folds != 1, rows.folds == 1)
                 fitter = Trainer(
                     lambda: models.build("audio_cnn", SHAPES["mel"], 10, channels=[8, 16], blocks=[1, 1]),
                     rows,

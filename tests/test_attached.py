@@ -174,7 +174,7 @@ def test_placeholders_of_a_sample_submission(kaggle: Path) -> None:
 
 
 def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
-    """An attached run's settings, no training clip; what the time leaves unheard gets the prior, and a line
+    """An attached run's settings, no training clip; clips skipped at the time limit get the prior, and a line
     says so."""
     root = make_competition(place / "competitions" / "tones", train=6, subm=2)
     get_features.main(["--extractor", "logmel", "--n-mels", "32"])
@@ -198,7 +198,7 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     assert find_cache(run) == Path("data/tones/logmel_subm"), "here before there, with clips to submit"
     with pytest.raises(UserError, match="no clips of the split train.*without --for-run"):
         train.main(["--features", "data/tones/logmel_subm", "--recipe", "linear"])
-    with pytest.raises(UserError, match="not the run's own features.*n_mels"):
+    with pytest.raises(UserError, match="features differ from the run's .*n_mels"):
         get_features.main(["--for-run", "a", "--n-mels", "64", "--cache", "b"])
 
     names = [f"h{number:02d}.wav" for number in range(40)]  # more than a shard
@@ -210,15 +210,16 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     shutil.rmtree("data")
     capsys.readouterr()
     get_features.main(["--for-run", "a", "--max-hours", "0"])
-    assert "beware: the time was up: 8 of 40 clips are not heard" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "warning: time limit reached: 8 of 40 clips skipped, filled with class priors" in printed
     late = [
         row["id"]
         for row in read_csv(Path("data/tones/logmel_subm/bad_audio.csv"))
-        if row["reason"] == "the time was up"
+        if row["reason"] == "time limit reached"
     ]
     assert late == names[32:]
     predict.main(["--out", "late.csv"])
-    assert "8 clips cannot be heard" in capsys.readouterr().out
+    assert "8 of 40 clips skipped, filled with class priors" in capsys.readouterr().out
     assert [row["fname"] for row in read_csv(Path("late.csv"))] == names
     get_features.main(["--for-run", "a"])
     assert "is complete" in capsys.readouterr().out

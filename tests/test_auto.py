@@ -80,7 +80,7 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
     assert (
         told["clips"] == 9
         and "hold-out, 9 clips" in said
-        and "submission: submissions/submission.csv, 15 rows" in said
+        and "submissions/submission.csv: 15 rows, 2 columns, validated" in said
     )
 
     # predict.py opens the blend, and each member, as it opens any run.
@@ -101,7 +101,7 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
         p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file() and p.name != ".lock"
     } == before
     with pytest.raises(
-        UserError, match="runs/a is a bake-off of something else: features.two: .* there, nothing here"
+        UserError, match="runs/a is a bake-off with other settings: features.two: .* there, nothing here"
     ):
         train.main([*AUTO, *QUICK, "--name", "a", "--features", "data/c/one"])
 
@@ -236,7 +236,7 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
     assert rows["good-pooled-one"]["status"] == rows["fair-pooled-one"]["status"] == "finished"
     assert (
         "is not cross-fitted" in capsys.readouterr().out
-        and "these labels took part" in rows["bad-pooled-one"]["status"]
+        and "so the choice depends on these folds' labels" in rows["bad-pooled-one"]["status"]
     )
 
 
@@ -267,7 +267,7 @@ def test_the_ladder_on_the_sample_competition(tmp_path: Path) -> None:
     said = script("train.py", "--recipe", "auto", "--max-hours", "0.001", cwd=tmp_path).stdout
     assert (
         said.startswith("bake-off: data/sample/logmel; 0.001 h\n")
-        and "against the solution: f1_macro" in said
+        and "scored with solution.csv: f1_macro" in said
     )
     rows = board(tmp_path / "runs")
     assert {f"{r}-mel-logmel" for r in ("logistic", "svm", "knn", "from_scratch", "audio_cnn")} <= set(rows)

@@ -199,9 +199,13 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
         (
             ("lin", "lin4"),
             ("--blend", "greedy"),
-            "runs/lin4 cannot be blended by its out-of-fold predictions (fold 2 is not finished)",
+            "runs/lin4 has no complete out-of-fold predictions (fold 2 is not finished)",
         ),
-        (("lin", "lin5"), ("--blend", "auto"), "runs/lin5/oof_last.csv is not what fold 0 predicted"),
+        (
+            ("lin", "lin5"),
+            ("--blend", "auto"),
+            "runs/lin5/oof_last.csv differs from the predictions of fold 0",
+        ),
         (("lin", "mlp"), ("--blend", "auto", "--name", "lin"), "--name lin: runs/lin is a trained run"),
         (("lin", "mlp"), ("--blend", "auto", "--name", "../x"), "--name ../x: a name, not a path"),
         (("lin", "gone"), ("--blend", "auto"), "no run named gone; runs: lin"),
@@ -288,7 +292,7 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
         and np.allclose(found.probabilities, p, atol=1e-8)
     )
     assert found.ids[7] == "7, x"
-    assert "is not what train.py or predict.py writes" in said(Oof.read, path, classes[:2], True)
+    assert "is damaged, or not from train.py or predict.py" in said(Oof.read, path, classes[:2], True)
     fitted = blend_weights.FittedBlend(
         "greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9])
     )

@@ -118,7 +118,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_trained_again(
         assert stage == "finished" and "optimizer" in name
         return
     harm(run / fold / name, how)
-    if stage == "finished":  # who only reads refuses, and says how to mend it
+    if stage == "finished":  # a reader refuses it and says how to fix it
         with pytest.raises(UserError, match="run train.py again") as error:
             Run.open(run).get_fold_folder(1).load_head("best" if "best" in name else "last", "cpu")
         assert name.rpartition("/")[2] in str(error.value) and "\n" not in str(error.value)
@@ -195,7 +195,7 @@ def fitter(folder: Path, build, **settings) -> Trainer:
     return Trainer(
         build,
         made_rows(),
-        Fold(0, 1, 2, ~valid, valid),
+        Fold(0, 2, ~valid, valid),
         TrainingFlags(**{"epochs": 3, "batch_size": 8, **settings}),
         3,
         run.get_fold_folder(0),
@@ -235,7 +235,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
         return found
 
     made.step = poisoned.__get__(made)
-    with pytest.raises(UserError, match="epoch 1: the weights are not numbers any more"):
+    with pytest.raises(UserError, match="epoch 1: weights became NaN or infinite"):
         made.fit(str, NEVER, 0, save_every=0)
     assert fitter(tmp_path, Tiny).progress.step == 2
 

@@ -133,7 +133,7 @@ def test_a_cache_of_another_version_is_refused_and_kept(scripts, data, calm, tmp
         lambda: Cache(folder),
         lambda: scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path)]),
     ):
-        with pytest.raises(UserError, match="cache version 1, this is 2"):
+        with pytest.raises(UserError, match="cache version 1, this is version 2"):
             refusal()
     assert files(folder) == before
 
@@ -142,7 +142,7 @@ def test_a_folder_of_other_files_is_never_emptied(scripts, data, tmp_path):
     (tmp_path / "tones" / "mine").mkdir(parents=True)
     (tmp_path / "tones" / "mine" / "a.wav").write_text("mine")
     for more in ((), ("--fresh",)):
-        with pytest.raises(UserError, match="holds other files"):
+        with pytest.raises(UserError, match="holds files that are not a cache"):
             scripts[0](["--competition", str(data), *FLAGS, "--cache", "mine", "--out", str(tmp_path), *more])
     assert (tmp_path / "tones" / "mine" / "a.wav").read_text() == "mine"
 

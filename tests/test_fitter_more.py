@@ -23,7 +23,7 @@ from earshot.training.trainer import Fold, Trainer
 def fit(folder, head, settings, rows=None) -> Trainer:
     rows = rows or made_rows()
     valid = np.arange(len(rows.ids)) % 5 == 1
-    return Trainer(lambda: head, rows, Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU)
+    return Trainer(lambda: head, rows, Fold(1, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_copies_are_trained_on_and_never_validated(tmp_path):
     made = Trainer(
         lambda: head,
         rows,
-        Fold(1, 1, 2, ~valid, valid),
+        Fold(1, 2, ~valid, valid),
         TrainingFlags(epochs=3, batch_size=2),
         3,
         FoldFolder(tmp_path),

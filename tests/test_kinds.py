@@ -96,7 +96,7 @@ def test_weights_need_their_own_settings(tmp_path: Path, head: dict, capsys: pyt
         with pytest.raises(UserError, match="other settings than the weights .*--extractor fbank"):
             experiment.describe_head(Recipe("x", head=head | WEIGHTS), cache, view=flag)
     recipe.write_text(yaml.safe_dump({"head": head | WEIGHTS}))
-    with pytest.raises(UserError, match="no cache has a view that it takes"):
+    with pytest.raises(UserError, match="no cache has a view for it"):
         candidates.list_candidates([cache], (str(recipe),))
     assert "left out: " in capsys.readouterr().out
 

@@ -48,7 +48,7 @@ def test_train_and_predict_enter_their_submissions(
     scored = next(
         line for line in Path("runs/a/training_log.txt").read_text().splitlines() if line.startswith("  last")
     )
-    assert f"f1_macro {float(row['oof']):.4f}" in scored, "of the final epoch: honest"
+    assert f"f1_macro {float(row['oof']):.4f}" in scored, "of the last epoch: unbiased"
 
     Path("submissions/submission.csv").write_text("lost")
     train.main([*args, "--epochs", "1", "--name", "a"])  # the same content again
@@ -113,7 +113,7 @@ def test_a_damaged_ledger_costs_no_submission(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "args, words",
     [
-        (["--score", "nothing.csv", "0.5"], "no such file"),
+        (["--score", "nothing.csv", "0.5"], "give a submission.s file"),
         (["--score", "abcd", "0.5"], "no rows"),
         (["--score", "abcd", "nan"], "a number"),
         (["--score", "abcd", "high"], "high"),

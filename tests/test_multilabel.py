@@ -305,7 +305,7 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert not joblib.load(folder / "subm.pkl")["labels"].any()
 
     said = script("train.py", *SMALL, cwd=tmp_path).stdout
-    assert "3 classes, any number of them a clip" in said and "lwlrap" in said
+    assert "3 classes, multi-label" in said and "lwlrap" in said
     run = tmp_path / "runs" / "r"
     oof = read_csv(run / "oof_last.csv")
     truth = np.array([[name in row["label"].split("|") for name in KINDS] for row in oof])

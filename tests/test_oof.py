@@ -45,7 +45,7 @@ def test_a_cell_of_many_bars_is_refused_soon(tmp_path: Path) -> None:
     names = ["a", "a|a", "a|a|a", "b"]
     cells = "a" + "|a" * 60_000
     (tmp_path / "oof.csv").write_text(f"id,fold,label,{','.join(names)}\nx,0,{cells},0,0,0,0\n")
-    with pytest.raises(UserError, match="is not what train.py or predict.py writes"):
+    with pytest.raises(UserError, match="is damaged, or not from train.py or predict.py"):
         Oof.read(tmp_path / "oof.csv", names, True)
 
 

@@ -68,7 +68,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
 
     np.save(work / "several" / "fold_2_seed1" / "valid_last.npy", np.zeros((20, 3), np.float32))
     checksums.write(work / "several" / "fold_2_seed1" / "valid_last.json", {}, "valid_last.npy")
-    with pytest.raises(UserError, match="oof_last.csv is not what fold 2 predicted"):
+    with pytest.raises(UserError, match="oof_last.csv differs from the predictions of fold 2"):
         oof.load_oof(run)
     shutil.rmtree(work / "several" / "fold_3_seed1")
     with pytest.raises(UserError, match="fold 3 is not finished"):
@@ -76,12 +76,12 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
 
 
 @pytest.mark.parametrize("name", ["logistic", "knn"])
-def test_a_head_that_is_fitted_at_once(work, name, capsys):
+def test_a_sklearn_head(work, name, capsys):
     """One seed, all clips, no scores where there is nobody to ask, the log loss as metric; it answers the
     others' labels, takes none."""
     train.main(["--recipe", name, "--features", "data/syn/one", *ALL, "--metric", "log_loss", "--name", "r"])
     run = Run.open(work / "r")
-    assert f"seeds: one, {name} is fitted at once" in capsys.readouterr().out
+    assert f"seeds: only one, since {name} is a scikit-learn head" in capsys.readouterr().out
     assert names(work / "r") == {"fold_1", "fold_2", "fold_3", "refit_0"}
     rows = read_csv(work / "r" / "metrics.csv")
     assert len(rows) == 4 and [r["valid_loss"] != "" for r in rows] == [r["fold"] != "refit" for r in rows]
@@ -95,7 +95,7 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
     subm = dataset.load_rows(Cache("data/syn/one"), "subm", "pooled", CPU)
     wanted = predict_alone(run, "refit_0", subm)
     np.testing.assert_allclose(predict_run(run, subm, CPU), wanted, atol=1e-6)
-    with pytest.raises(UserError, match=f"--pseudo: {name} is fitted at once"):
+    with pytest.raises(UserError, match=f"--pseudo: {name} is a scikit-learn head"):
         train.main(["--recipe", name, "--features", "data/syn/one", "--pseudo", "r", "--name", "p"])
     train.main([*MLP, "--pseudo", "r", "--name", "p"])
     answers = checksums.read_array(work / "p" / "pseudo.npy")
@@ -132,7 +132,7 @@ def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
         made = Trainer(
             One,
             rows,
-            Fold(1, 1, 2, ~valid, valid),
+            Fold(1, 2, ~valid, valid),
             TrainingFlags(windows=windows, batch_size=2, epochs=5),
             3,
             FoldFolder(tmp_path / str(windows)),
@@ -149,7 +149,7 @@ def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
         orders = []
         for first in range(0, len(seen), steps):
             orders.append(tuple(sorted(np.concatenate(seen[first : first + steps]))))
-            assert sorted(rows.whose[list(orders[-1])]) == clips
+            assert sorted(rows.clip_of_row[list(orders[-1])]) == clips
         assert (len(set(orders)) > 1) == (windows == 1)
 
 

@@ -40,7 +40,7 @@ def fitter(folder, settings, device, build=Conv) -> Trainer:
     return Trainer(
         lambda: build(dropout=0.3),
         made_rows(),
-        Fold(1, 2, 5, ~valid, valid),
+        Fold(1, 5, ~valid, valid),
         settings,
         3,
         FoldFolder(folder),

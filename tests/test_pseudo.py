@@ -195,13 +195,13 @@ def test_rows_without_labels(monkeypatch, copies, mapped):
     assert torch.equal(
         taught.load_training_batch(drawn).targets, torch.tensor([[0.5, 0.25, 0.25], [0, 1, 0], [0, 1, 0]])
     )
-    assert taught.everyone[taught.whose[drawn]].tolist() == ["u", "v", "v"]
+    assert taught.all_ids[taught.clip_of_row[drawn]].tolist() == ["u", "v", "v"]
     half = rows.with_pseudo_labels(soft, 0.5)
     assert {len(half.sample_unlabelled(seed)) for seed in range(5)} == {2} and len(
         {tuple(half.sample_unlabelled(seed)) for seed in range(9)}
     ) > 1
     few = [taught.sample_unlabelled(seed, 1) for seed in range(9)]  # of v, which has two windows, one
-    assert {tuple(sorted(taught.everyone[taught.whose[rows]])) for rows in few} == {("u", "v")} and len(
+    assert {tuple(sorted(taught.all_ids[taught.clip_of_row[rows]])) for rows in few} == {("u", "v")} and len(
         {tuple(sorted(r)) for r in few}
     ) == 2
     everyone = np.arange(3)

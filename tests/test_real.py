@@ -91,7 +91,7 @@ def test_as_a_kaggle_competition(esc10: Path, efficientat_weights: Path, tmp_pat
         cwd=tmp_path,
     )
     said = script("train.py", "--recipe", "linear", cwd=tmp_path).stdout
-    assert "80 rows" in said and "checked" in said
+    assert "80 rows, 2 columns, validated against sample_submission.csv" in said
     made = read_csv(tmp_path / "submissions" / "submission.csv")
     assert [row["fname"] for row in made] == [
         row["fname"] for row in read_csv(tmp_path / "contest" / "sample_submission.csv")

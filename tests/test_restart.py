@@ -178,7 +178,7 @@ def test_max_hours_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> Non
     assert (
         "epoch 1/1" not in outputs[0]
         and "continues after epoch 0, step 1" in outputs[1]
-        and "fold 1/2  epoch 1/1" in outputs[1]
+        and "fold 0/2  epoch 1/1" in outputs[1]
     )
     assert "finished already: fold 0" in outputs[2] and "out-of-fold" in outputs[-1] and len(outputs) == 4
 

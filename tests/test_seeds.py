@@ -21,7 +21,7 @@ import train
 from earshot.core import deadline
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
-from earshot.training import dataset
+from earshot.training import dataset, progress
 from earshot.training.predict import predict_run
 from earshot.training.run import Run, format_slots, list_fold_slots, list_slots
 
@@ -159,7 +159,7 @@ def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
     assert right[0] > right[1]
 
     shutil.rmtree(three / "refit_5")
-    with pytest.raises(UserError, match="not finished .refit seed 5.: run train.py on"):
+    with pytest.raises(UserError, match="not finished .refit seed 5.: continue with train.py"):
         predict.main(["--runs", "three"])
 
 
@@ -235,7 +235,8 @@ def test_more_seeds_are_another_run(three, monkeypatch):
 
 
 @pytest.mark.parametrize("count", [1, 3, 9])
-def test_snapshots_are_the_mean_of_the_last_epochs_weights(tmp_path, count):
+def test_snapshots_are_the_mean_of_the_last_epochs_weights(tmp_path, count, monkeypatch):
+    monkeypatch.setattr(progress, "QUICK", 0.0)  # a line per epoch
     settings = replace(BUSY, snapshots=count)
     made, ends = fitter(tmp_path / "whole", settings, dropout=0.5), []
 

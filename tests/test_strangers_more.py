@@ -86,7 +86,7 @@ def test_a_manifest_says_all_that_its_readers_need(scripts, data, calm, attached
         content["fingerprint"] = compute_fingerprint(content["record"])
 
     reseal(folder, changed)
-    with pytest.raises(UserError, match="extract anew with --fresh"):
+    with pytest.raises(UserError, match="extract again with --fresh"):
         Cache(folder)
     scripts[0](["--competition", str(data), *FLAGS])
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)

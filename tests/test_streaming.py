@@ -86,7 +86,7 @@ def test_the_same_bits_from_memory_and_from_disk_resumed_or_not(tmp_path, gigaby
         return Trainer(
             lambda: Sums(dropout=0.5),
             rows,
-            Fold(1, 2, 5, ~valid, valid),
+            Fold(1, 5, ~valid, valid),
             settings,
             3,
             FoldFolder(tmp_path / name),

@@ -147,8 +147,8 @@ def test_no_failure_costs_a_run(tmp_path: Path, monkeypatch, capsys) -> None:
     tracker.finish()
     said = capsys.readouterr().out.splitlines()
     assert said == [
-        "TensorBoard failed and is left out, the run is whole: no room for pictures",
-        "the report failed and is left out, the run is whole: no room for pictures",
+        "warning: TensorBoard failed and is skipped, the run is not affected: no room for pictures",
+        "warning: the report failed and is skipped, the run is not affected: no room for pictures",
     ]
 
 
@@ -211,7 +211,7 @@ def test_pictures_per_class(cached: Path, scripts, tmp_path: Path, monkeypatch, 
     folder = cached / "data" / "tones" / "logmel" / spectrogram_images.FOLDER
     made = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.png")}
     assert set(made) == {f"tone{i % 3}/{i:03d}.png" for i in range(1, 12)}  # 000.wav cannot be heard
-    assert "11 drawn, 1 cannot be heard" in capsys.readouterr().out
+    assert "11 drawn, 1 unreadable" in capsys.readouterr().out
     before = {name: path.read_bytes() for name, path in made.items()}
     made["tone1/004.png"].unlink()
     (folder / "tone1" / "004.png.tmp").write_bytes(b"half")

@@ -45,7 +45,10 @@ def test_by_the_command_at_the_datas_own_rate(tones: Path, tmp_path: Path):
     said = script(
         "get_features.py", "--competition", tones, "--extractor", "waveform", "--rate", "None", cwd=tmp_path
     ).stdout
-    assert "rate: 16000 Hz, the training clips' commonest" in said and "views: wave (1, 1, 16000)" in said
+    assert (
+        "rate: 16000 Hz, the most common one of the training clips" in said
+        and "views: wave (1, 1, 16000)" in said
+    )
     made = Cache(tmp_path / "data" / "tones" / "waveform")
     train = made.split("train")
     samples, _ = soundfile.read(tones / "audio_train" / str(train["ids"][4]), dtype="float32")

@@ -58,7 +58,7 @@ def test_the_other_clips_folds_are_as_without_them():
     own = OWN.copy()
     own[30:40] = -1  # trained on in every fold, as ever
     assert (folds.assign_folds(labels, own, GROUPS, None, 0)[0] == own).all()
-    with pytest.raises(UserError, match="all 60 training clips are only to be trained on"):
+    with pytest.raises(UserError, match="all 60 training clips are for training only"):
         folds.assign_folds(labels, np.full(N, -2), GROUPS, None, 0)
     alone, about = folds.assign_folds(labels, OWN, np.full(N, ""), None, 0)
     assert about.endswith("20 clips are only trained on") and folds.select_training_clips(alone, GROUPS, 1)[0]
@@ -228,8 +228,8 @@ def test_a_weight_that_is_none_is_refused_before_anything_is_read(tmp_path, wron
     "weights, words",
     [
         (np.ones(59, np.float32), "59 weights for 60 clips"),
-        (np.zeros(60, np.float32), "weight that is no number above 0"),
-        (np.full(60, np.nan), "weight that is no number above 0"),
+        (np.zeros(60, np.float32), "weight that is not a number above 0"),
+        (np.full(60, np.nan), "weight that is not a number above 0"),
         (np.ones(60, int), "weights of kind int64"),
     ],
 )
@@ -282,11 +282,13 @@ def test_weights_and_folds_from_the_cache_to_the_run(work, capsys):
     leaking = run_of("c", "--recipe", "logistic", cache="l")
     assert same(run, leaking, 0) and not same(run, leaking, 1), "fold 0 is not told of its group elsewhere"
     run_of("d", "--recipe", "knn")
-    assert "weights: ignored, knn counts all training clips alike" in capsys.readouterr().out
+    assert "weights: ignored, because knn cannot weight clips" in capsys.readouterr().out
     assert not same(run_of("e", "--recipe", "svm"), run_of("f", "--recipe", "svm", cache="n"))
     capsys.readouterr()
     run_of("g", "--recipe", "logistic", "--folds", "4")
-    assert "folds: 4 stratified folds, seed 0; 20 clips are only trained on" in capsys.readouterr().out
+    assert (
+        "folds: 0-3 (4 stratified folds, seed 0; 20 clips are only trained on" in capsys.readouterr().out
+    )
 
 
 BUSY = (
@@ -355,7 +357,7 @@ def contest(monkeypatch: pytest.MonkeyPatch, folder: Path, metric: str, multilab
 
 def test_the_contests_metric_is_the_default_and_a_flag_overrules_it(tmp_path, monkeypatch, capsys):
     contest(monkeypatch, tmp_path, "roc_auc_micro")
-    line = "metric: roc_auc_micro, the contest's own (--metric overrules)"
+    line = "metric: roc_auc_micro, the contest's own (--metric overrides)"
 
     def said(*args: str) -> str:
         train.main([*args, *QUICK])
@@ -390,7 +392,7 @@ def test_a_contests_metric_that_the_task_lacks_is_a_warning(
     for args in (("--recipe", "logistic"), ("--recipe", "auto", "--candidates", "logistic")):
         train.main([*args, *QUICK])
         said = capsys.readouterr().out
-        line = f"warning: the contest's metric {metric} is none that clips with {labels} are scored by here"
+        line = f"warning: the contest's metric {metric} is not available for clips with {labels}: using"
         assert line in said and "f1_macro" in said
     with pytest.raises(UserError, match="--metric (lwlrap|map_at_3) is for clips with"):
         train.main(["--metric", "map_at_3" if multilabel else "lwlrap", *QUICK])

@@ -23,7 +23,7 @@ from earshot.core.config import TrainingFlags
 from earshot.core.device import choose, get_autocast
 from earshot.core.fingerprint import to_record
 from earshot.features.cache import Cache
-from earshot.training import dataset, metrics, window_pooling
+from earshot.training import dataset, metrics, progress, window_pooling
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.loss import Criterion, balance_classes
 from earshot.training.predict import predict
@@ -130,16 +130,16 @@ def test_an_epoch_trains_on_the_windows_that_it_draws(tmp_path: Path) -> None:
 
 def test_copies_are_drawn_from_as_well(tmp_path: Path) -> None:
     rows = with_copies([-1] * 8, [1.0] * 8)
-    rows.whose = np.array([0, 1, 2, 3] + [0, 0, 1, 1, 2, 2, 3, 3])  # two windows each, all of the first copy
+    rows.clip_of_row = np.array([0, 1, 2, 3] + [0, 0, 1, 1, 2, 2, 3, 3])  # two windows each
     rows.copy = np.zeros(8, dtype=int)
     valid = np.zeros(4, dtype=bool)
 
     made = Trainer(
-        One, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(windows=1), 3, FoldFolder(tmp_path), CPU
+        One, rows, Fold(1, 2, ~valid, valid), TrainingFlags(windows=1), 3, FoldFolder(tmp_path), CPU
     )
     for epoch in (1, 2, 3):
         found = made._sample_windows(made.rows.pick_epoch_rows(made.train_rows, epoch), epoch)
-        assert sorted(rows.whose[found]) == [0, 1, 2, 3] and (found >= 4).any()
+        assert sorted(rows.clip_of_row[found]) == [0, 1, 2, 3] and (found >= 4).any()
 
 
 def test_a_stopped_fold_of_drawn_windows_ends_as_if_never_stopped(tmp_path: Path) -> None:
@@ -212,6 +212,7 @@ def test_the_least_log_loss_is_the_best_epoch(tmp_path: Path, monkeypatch: pytes
     ]
     monkeypatch.setattr(Trainer, "_shuffle_epoch", lambda self, number: [])
     monkeypatch.setattr(Trainer, "_end_epoch", lambda self, number, batches, began: rows[number - 1])
+    monkeypatch.setattr(progress, "QUICK", 0.0)  # a line per epoch
     lines: list[str] = []
     assert fitter(tmp_path, TrainingFlags(epochs=3, metric="log_loss")).fit(lines.append, NEVER, 0)
     assert [("*" in line, "log_loss 0.3000" in line) for line in lines] == [

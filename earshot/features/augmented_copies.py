@@ -1,7 +1,6 @@
-"""Augmented copies of the training clips: which there are, what each is mixed with, and its wave.
+"""Augmented copies of the training clips, some of them mixed with a second clip.
 
-A copy is a function of (seed, clip, number): never of history, shard or thread, so that a kill costs nothing
-but time.
+A copy depends on (seed, clip, number) alone, not on history, shard or thread: a kill changes nothing.
 """
 
 from __future__ import annotations
@@ -44,20 +43,20 @@ class Copies:
 
     Args:
         clips: the training clips.
-        bad: indices of those that cannot be heard: they have no copies and are nobody's partner.
+        bad: indices of unreadable clips, which have no copies and are no partners.
     """
 
     def __init__(self, clips: pd.DataFrame, flags: AugmentFlags, bad: np.ndarray):
         self.flags, self.ids, self.paths = flags, clips.id.tolist(), clips.path.tolist()
-        self.heard = np.ones(len(clips), dtype=bool)
-        self.heard[bad] = False
+        self.readable = np.ones(len(clips), dtype=bool)
+        self.readable[bad] = False
         # several labels of a clip are a class of their own here
         labels = [str(label) for label in clips.label]
         self.labels = np.unique(labels, return_inverse=True)[1]
         # Only a partner of the same fold is sure to be trained on whenever the clip is.
         self.folds = np.asarray(clips.fold.tolist(), dtype=np.int64)
         self.pools = {
-            fold: np.flatnonzero(self.heard & (self.folds == fold)) for fold in np.unique(self.folds)
+            fold: np.flatnonzero(self.readable & (self.folds == fold)) for fold in np.unique(self.folds)
         }
         self.mixable = {fold: len(np.unique(self.labels[pool])) > 1 for fold, pool in self.pools.items()}
 
@@ -71,7 +70,7 @@ class Copies:
         return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()))
 
     def partner(self, clip: int, rng: np.random.Generator) -> tuple[int, float]:
-        """Whom a copy is mixed with and the clip's own share of the label: (-1, 1.0) where it is not
+        """The clip that a copy is mixed with, and the share of the copy's own label: (-1, 1.0) if it is not
         mixed."""
         fold = int(self.folds[clip])
         if not rng.random() < self.flags.bc_mix or not self.mixable[fold]:
@@ -90,13 +89,13 @@ class Copies:
         drawn = []
         for number in range(first, last):
             clip, copy = divmod(number, self.flags.augment)
-            if self.heard[clip]:
+            if self.readable[clip]:
                 rng = self.random(clip, copy)
                 drawn.append((clip, copy, *self.partner(clip, rng), rng))
         needed = dict.fromkeys(
             index for clip, _, partner, _, _ in drawn for index in (clip, partner) if index >= 0
         )
-        # Submitted before whatever waits for them, so that even a single thread comes to an end.
+        # Submitted before the jobs that wait for them: a single thread would otherwise wait for ever.
         waves = {index: pool.submit(decode, self.paths[index]) for index in needed}
         return [pool.submit(self._make, *one, waves, rate) for one in drawn]
 
@@ -129,7 +128,7 @@ class Copies:
 
 
 def check_flags(clips: pd.DataFrame, flags: AugmentFlags) -> list[str]:
-    """Lines to say about the copies of these training clips.
+    """Lines to print about the copies of these training clips.
 
     Raises:
         UserError: nothing would change in a copy, or no clip can be mixed.
@@ -139,8 +138,8 @@ def check_flags(clips: pd.DataFrame, flags: AugmentFlags) -> list[str]:
     moved = (flags.speed > 1, flags.stretch > 1, flags.pitch, flags.shift)
     if not any((*moved, flags.noise is not None, flags.bc_mix, flags.augment_gain)):
         raise UserError(
-            f"--augment {flags.augment}: nothing is to be changed, so the copies would all be the clip "
-            "itself: give --speed, --stretch, --pitch, --shift, --noise, --bc-mix or --augment-gain"
+            f"--augment {flags.augment}: no augmentation is chosen, all copies would equal their clips: give "
+            "--speed, --stretch, --pitch, --shift, --noise, --bc-mix or --augment-gain"
         )
     alone = Copies(clips, flags, np.zeros(0, dtype=np.int64)).alone() if flags.bc_mix else 0
     if alone == len(clips):

@@ -1,5 +1,4 @@
-"""Caches on disk: pickles of plain arrays, written atomically, memory-mapped, checked before they are
-used."""
+"""Caches on disk: pickles of plain arrays, written atomically, read memory-mapped, verified before use."""
 
 from __future__ import annotations
 
@@ -20,15 +19,14 @@ from earshot.features import schema
 if TYPE_CHECKING:
     import numpy as np
 
-MAKE_ANEW = "run get_features.py again, it sets that aside and makes the cache anew"
+MAKE_ANEW = "run get_features.py again, which sets it aside and makes the cache again"
 MANIFEST = "manifest.json"
 VERSION = 2  # 2: checksums over the manifest, the shards and the csv files
 
 
 @dataclass(frozen=True)
 class StreamedArray:
-    """An array that is written piece by piece and never held whole; `pieces` gives its rows from the first
-    on."""
+    """An array that is written piece by piece and never held whole; `pieces` yields its rows in order."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -39,15 +37,16 @@ def dump(path: Path | str, content: dict[str, Any]) -> None:
     """Write a dict of numpy arrays, strings, numbers and dicts of these as an uncompressed joblib pickle,
     atomically.
 
-    Equal content gives equal bytes, a `StreamedArray` array those of the whole one. Raises TypeError for
-    object
-    arrays: they could not be read back safely.
+    Equal content gives equal bytes, and a `StreamedArray` gives the bytes of the whole array.
+
+    Raises:
+        TypeError: an array of objects, which could not be read back safely.
     """
     import numpy as np
     from joblib.numpy_pickle import NumpyPickler
 
     class Pickler(NumpyPickler):
-        """joblib's, which holds an array whole, and `StreamedArray` besides."""
+        """joblib's pickler, extended by `StreamedArray`."""
 
         def save(self, value: Any) -> None:
             if type(value) is not StreamedArray:
@@ -81,46 +80,46 @@ class Cache:
     """A finished cache folder: its manifest, its labels and its splits.
 
     Raises:
-        UserError: no cache there, one that is not finished, or one that another version made.
+        UserError: there is no cache, or it is unfinished, or of another version.
     """
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
         if not (self.folder / MANIFEST).is_file():
-            raise UserError(f"{folder} is no cache (it has no {MANIFEST}): make one with get_features.py")
+            raise UserError(f"{folder} is not a cache (it has no {MANIFEST}): make one with get_features.py")
         self.manifest = read_manifest(self.folder / MANIFEST)
         if not isinstance(self.manifest, dict) or "record" not in self.manifest:
             raise UserError(
-                f"{folder} is no cache (its {MANIFEST} is another program's): make one with get_features.py"
+                f"{folder} is not a cache (its {MANIFEST} is another program's): make one with "
+                "get_features.py"
             )
         made = self.manifest.get("version")
         if made != VERSION:
             raise UserError(
-                f"{folder} was made by cache version {made}, this is {VERSION}: extract anew with --fresh"
+                f"{folder} was made by cache version {made}, this is version {VERSION}: extract again with "
+                "--fresh"
             )
         if not self.manifest.get("complete"):
-            raise UserError(
-                f"{folder} is not finished: run get_features.py again, it continues where it stopped"
-            )
+            raise UserError(f"{folder} is not finished: run get_features.py again, which continues it")
         try:
             checksums.read(self.folder / MANIFEST)
         except checksums.CorruptFile as error:
             raise UserError(f"{error}: {MAKE_ANEW}") from None
         wrong = schema.validate_manifest(self.manifest)
         if wrong:
-            raise UserError(f"{self.folder / MANIFEST} {wrong}: extract anew with --fresh")
+            raise UserError(f"{self.folder / MANIFEST} {wrong}: extract again with --fresh")
         self._sound: set[str] = set()
         self.classes = self._load_labels()
         self.record: dict = self.manifest["record"]
         self.fingerprint: str = self.manifest["fingerprint"]
         if compute_fingerprint(self.record) != self.fingerprint:
-            raise UserError(f"{folder}/{MANIFEST} was changed by hand: extract anew with --fresh")
+            raise UserError(f"{folder}/{MANIFEST} was changed by hand: extract again with --fresh")
         found, wanted = hash_value(self.classes)[:16], self.record.get("labels")
         if wanted not in (None, found):
             raise UserError(
                 f"{folder}/unique_labels.pkl has other labels, or another order, than the features were made "
                 f"with (digest {found} there, {wanted} in {MANIFEST}; {len(self.classes)} labels, first "
-                f"{self.classes[:1]}): extract anew with --fresh"
+                f"{self.classes[:1]}): extract again with --fresh"
             )
 
     def __repr__(self) -> str:
@@ -139,7 +138,7 @@ class Cache:
             or len(set(found.tolist())) < len(found)
         ):
             raise UserError(
-                f"{self.folder}/unique_labels.pkl holds no list of labels: extract anew with --fresh"
+                f"{self.folder}/unique_labels.pkl holds no list of labels: extract again with --fresh"
             )
         return found.tolist()
 
@@ -148,8 +147,7 @@ class Cache:
         return load(self.folder / f"{name}.pkl")
 
     def check(self, name: str) -> None:
-        """Raise UserError where one of the cache's files is not what was written; each is read once a
-        process."""
+        """Raise UserError where one of the cache's files was changed; each is read once a process."""
         if name not in self._sound:  # gigabytes need not be read twice
             path = self.folder / name
             if checksums.find_digests(self.folder, [name])[name] != self.manifest["sha256"].get(name, ""):
@@ -157,7 +155,7 @@ class Cache:
             self._sound.add(name)
 
     def digests(self) -> np.ndarray | None:
-        """(clips, 32) uint8: the SHA-256 of each training clip's file, zeros where it is not known; None of a
+        """(clips, 32) uint8: the SHA-256 of each training clip's file, zeros where it is unknown; None for a
         cache of version 0.1.
 
         Raises:
@@ -188,7 +186,7 @@ class Cache:
         """
         if not self.has_split(name):
             raise UserError(
-                f"{self.folder} has no clips of the split {name}: extract anew with get_features.py"
+                f"{self.folder} has no clips of the split {name}: extract again with get_features.py"
                 + (", without --for-run" if name == "train" else "")
             )
         return self._sound_rows(name)
@@ -197,7 +195,7 @@ class Cache:
         """The augmented copies of the training clips, None where the cache has none.
 
         Per row `clip` and `partner` (indices of the training split's clips; -1: not mixed), `copy`, `share`
-        (the clip's own part of a mix's label, 1 where it is not mixed), start, length and the views.
+        (of the clip's own label in a mix, 1 if it is not mixed), start, length and the views.
 
         Raises:
             UserError: the file is damaged, or belongs to another cache.
@@ -212,12 +210,12 @@ class Cache:
         if found != self.fingerprint:
             raise UserError(
                 f"{self.folder}/{name}.pkl was made from something else (fingerprint {found} there, "
-                f"{self.fingerprint} in {MANIFEST}): extract anew with --fresh"
+                f"{self.fingerprint} in {MANIFEST}): extract again with --fresh"
             )
         clips = self.manifest["splits"].get("train" if name == "augmented" else name, {}).get("clips")
         wrong = schema.validate_arrays(content, clips, self.shapes, self.classes, name == "augmented")
         if wrong:
-            raise UserError(f"{self.folder}/{name}.pkl {wrong}: extract anew with --fresh")
+            raise UserError(f"{self.folder}/{name}.pkl {wrong}: extract again with --fresh")
         return content
 
     @property
@@ -236,7 +234,7 @@ class Cache:
         return self.record.get("task") == "multilabel"
 
     def prior(self) -> np.ndarray:
-        """(classes,) share of each class among the training clips: the answer for clips that cannot be heard.
+        """(classes,) share of each class among the training clips, the prediction for unreadable clips.
 
         Shares of clips, by their weights; they need not sum to 1 where a clip may have several labels.
         """
@@ -266,7 +264,7 @@ def find_folders(data: Path | str) -> list[Path]:
 
 
 def remove_shards(folder: Path) -> None:
-    """Remove what a finished cache needs no more: its shards, and files that were set aside."""
+    """Remove the shards of a finished cache and files that were set aside."""
     shutil.rmtree(folder / "shards", ignore_errors=True)
     for path in folder.glob("*.damaged"):
         path.unlink()
@@ -291,8 +289,7 @@ def is_cache_file(name: str) -> bool:
 
 
 def read_manifest(path: Path) -> Any:
-    """A manifest as it stands, of whatever version and without its checksum; UserError where it is no
-    JSON."""
+    """A manifest of any version, its checksum not verified; UserError where it is not JSON."""
     try:
         return read_json(path)
     except UserError as error:

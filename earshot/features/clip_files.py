@@ -1,4 +1,4 @@
-"""Where the clips of a cache lie as audio files, and what a part of one looks like."""
+"""The audio files of a cache's clips, and their spectrograms."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def find_audio(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
 
 
 def read_start(path: Path) -> tuple[np.ndarray, int, float]:
-    """The first minute of a file, its rate, and the seconds that it has in all; BadAudio where it cannot be
-    heard."""
+    """The first minute of a file, its rate, and the seconds that it has in all; BadAudio where it cannot
+    be read."""
     import numpy as np
 
     seconds, rate = load.read_info(path)
@@ -68,7 +68,7 @@ def read_start(path: Path) -> tuple[np.ndarray, int, float]:
 
 def draw_spectrogram(path: Path, title: str, width: int = 640, height: int = 256) -> Image.Image:
     """A file's mel spectrogram; of a long one its first minute, which the title says. BadAudio where it
-    cannot be heard."""
+    cannot be read."""
     wave, rate, seconds = read_start(path)
     shown = len(wave) / rate
     more = "" if seconds <= shown + 0.01 else f"  (first {shown:.0f} s of {seconds:.0f})"

@@ -1,4 +1,4 @@
-"""What each training clip counts in the loss, where its source says so."""
+"""Weights of the training clips in the loss, where the data set has some."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def get_weights(clips: pd.DataFrame) -> np.ndarray | None:
-    """The weights of some clips, (clips,) float32; None where all are 1, so that such caches stay what they
-    were.
+    """The weights of clips, (clips,) float32; None where all are 1, so that such caches keep their
+    fingerprints.
 
     Raises:
-        UserError: a weight that is no number above 0.
+        UserError: a weight is not a number above 0.
     """
     with np.errstate(over="ignore"):
         found = clips["weight"].to_numpy(dtype=np.float64).astype(np.float32)
@@ -28,7 +28,6 @@ def get_weights(clips: pd.DataFrame) -> np.ndarray | None:
         first = int(wrong.argmax())
         raise UserError(
             f"the clip {format_cell(clips['id'].iloc[first])} has the weight "
-            f"{clips['weight'].iloc[first]:g}: a "
-            "weight is a number above 0; leave such clips out instead"
+            f"{clips['weight'].iloc[first]:g}: a weight is a number above 0; leave such clips out instead"
         )
     return found if (found != 1).any() else None

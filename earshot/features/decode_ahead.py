@@ -1,4 +1,4 @@
-"""Clips decoded ahead of an extractor, no more of them than memory holds."""
+"""Decoding of clips ahead of the extractor, as many as the memory holds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Job = tuple[Shard, list[Future]]
 def start_jobs(
     plan: Plan, todo: list[Shard], unreadable: np.ndarray, rate: int, pool: ThreadPoolExecutor
 ) -> Iterator[Job]:
-    """What to decode for each shard, in order, each started when it is wanted: clips, then augmented copies.
+    """Start decoding jobs for each shard, one by one: first of clips, then of augmented copies.
 
     Args:
         unreadable: indices of training clips; no copies are made of them.
@@ -78,8 +78,8 @@ def start_jobs(
 
 
 def decode_in_order(started: Iterator[Job]) -> Iterator[tuple[Shard, list]]:
-    """The results of each job, in order, while the next ones are being decoded: as many as a shard has, fewer
-    where clips are long.
+    """The results of each job, in order, while the next ones are decoded: as many as a shard has, fewer if
+    clips are long.
 
     No more of them than `HELD` samples, by the longest so far; but always one, and two until the first is
     known.
@@ -120,11 +120,11 @@ def split_bites(prepared: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def decode(path: str, rate: int, settings: Any, listed: bool = False) -> Decoded | str:
-    """A clip at `rate`, or the reason why there is none.
+    """Decode a clip at `rate`; the reason as text where that fails.
 
     Args:
-        listed: the file was read when the work was planned. That it cannot be opened now is not its own
-            fault.
+        listed: the file was read when the work was planned. If it cannot be opened now, the disk or the
+            network has failed.
     Raises:
         TemporaryError: the disk, the network or this process failed.
     """

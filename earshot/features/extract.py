@@ -1,4 +1,4 @@
-"""Audio into cached features: shard by shard, each written whole, joined at the end."""
+"""Extraction of features into a cache: shard by shard, joined at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from earshot.features.plan import Plan, check_unchanged, estimate_bytes
 from earshot.features.reasons import NOTES
 from earshot.features.shards import Form, Shard, concatenate, list_shards
 
-SAY_SECONDS = 20.0  # between two lines where there is no terminal
+LINE_SECONDS = 20.0  # between two progress lines where there is no terminal
 NOBODY = np.zeros(0, np.int32)
 
 
@@ -45,7 +45,7 @@ class Task(NamedTuple):
 
 
 class Worker:
-    """Makes shards on one device, in this process or in one of its own; `about` is their form."""
+    """Makes shards on one device, in this process or in its own; `about` is the form of the shards."""
 
     def __init__(self, device: Device, plan: Plan, batch_size: int, workers: int):
         self.plan, self.batch_size = plan, batch_size
@@ -78,7 +78,8 @@ class Worker:
         return True
 
     def extract(self, shard: Shard, clips: Iterable[Decoded | Copy | str]) -> dict[str, np.ndarray]:
-        """A shard's arrays, from its decoded clips or copies; text is the reason why a clip has none."""
+        """A shard's arrays from its decoded clips or copies; text in place of a clip is the reason why it
+        has none."""
         features: list[Any] = []
         items: list[Any] = []  # the clips without their waves
         for bite in decode_ahead.split_bites(clips):
@@ -106,15 +107,15 @@ class Worker:
                 if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
             self.batch_size //= 2
-            print(f"out of memory: batch size {self.batch_size} from here on", flush=True)
+            print(f"out of memory: batch size is now {self.batch_size}", flush=True)
 
     def close(self) -> None:
-        """Drop what is being decoded ahead: who stops does not want to wait for it."""
+        """Cancel the decoding of further clips, so that stopping does not wait for it."""
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _build_clip_columns(shard: Shard, items: list[Any], windows: list[int]) -> dict[str, np.ndarray]:
-    """The clip of each row, the clips without features and why, the clips with a note."""
+    """The clip of each row, the clips without features with their reasons, the clips with a note."""
     good = [number for number, item in enumerate(items, shard.first) if not isinstance(item, str)]
     bad = [number for number, item in enumerate(items, shard.first) if isinstance(item, str)]
     columns = {
@@ -137,14 +138,13 @@ def run(
     fresh: bool = False,
     answered: bool = False,
 ) -> None:
-    """Extract what is missing and join it; a cache that was begun is continued, decoding only missing shards.
+    """Extract the missing shards and join all of them; an unfinished cache is continued.
 
     Args:
-        device: or several, a process for each; the cache is the same.
+        device: one or several, each with its own process; the cache is the same.
         workers: decoding threads, of all devices together.
-        fresh: throw away what the folder holds, once the extractor has accepted the settings.
-        answered: when the time is up, what is left counts as clips that cannot be heard, and the cache is
-            finished.
+        fresh: delete the content of the folder, once the extractor has accepted the settings.
+        answered: at the time limit, finish the cache: the clips left count as unreadable.
 
     Raises:
         UserError: not one training clip is usable.
@@ -157,18 +157,18 @@ def run(
     devices = [device] if isinstance(device, Device) else list(device)[: max(1, len(todo))]
     arguments = (plan, batch_size, max(1, workers // len(devices)))
     with contextlib.ExitStack() as stack:
-        # Before anything is written: settings that the extractor refuses must not claim the cache's name.
+        # Before anything is written: settings that the extractor refuses must not take the cache's name.
         if todo:
             form, work = _start_workers(stack, devices, arguments)
         if fresh:
-            empty_folder(plan.folder, first=cache.MANIFEST)  # what a kill leaves then belongs to nobody
+            empty_folder(plan.folder, first=cache.MANIFEST)  # after a kill the rest belongs to no cache
         clear_temporary(plan.folder)
         checksums.write(plan.folder / cache.MANIFEST, {**merge_shards.build_head(plan), "complete": False})
         latest.begin(
             plan.folder.parent.parent, f"{plan.folder.parent.name}/{plan.folder.name}", "get_features.py"
         )
         (plan.folder / "shards").mkdir(exist_ok=True)
-        if todo and not fresh:  # only now is it known for sure what shards look like
+        if todo and not fresh:  # the form of the shards is known now
             _set_other_forms_aside(shards, form, "this extractor gives")
             todo = [shard for shard in shards if not shard.seal.exists()]
             missing = sum(shard.clips for shard in todo)
@@ -181,7 +181,7 @@ def run(
         clips = [shard for shard in todo if not shard.has_copies]
         copies = [shard for shard in todo if shard.has_copies]
         in_time = not clips or work(_deal(clips, len(devices)), bar.made, deadline)
-        if copies:  # last: which clips can be mixed is known now
+        if copies:  # last: it is known now which clips can be mixed
             in_time = in_time and not (clips and deadline.is_over())
             in_time = in_time and work(
                 _deal(copies, len(devices), _find_unreadable(shards)), bar.made, deadline
@@ -194,8 +194,7 @@ def run(
                 plan, [shard for shard in shards if not shard.seal.exists()], form
             )
             print(
-                f"beware: the time was up: {count} of {total} clips are not heard and get the class "
-                "prior's answer",
+                f"warning: time limit reached: {count} of {total} clips skipped, filled with class priors",
                 flush=True,
             )
     check_unchanged(plan)
@@ -205,7 +204,7 @@ def run(
 def _start_workers(
     stack: contextlib.ExitStack, devices: list[Device], arguments: tuple
 ) -> tuple[Form, Callable]:
-    """The form of the shards that will be made, and what hands tasks out: one task to each worker."""
+    """The form of the shards to make, and a function that runs a task on each worker."""
     if len(devices) > 1:
         stack.enter_context(defer_signals())
         folder = arguments[0].folder
@@ -226,7 +225,7 @@ def _find_unreadable(shards: list[Shard]) -> np.ndarray:
 
 
 class _Bar:
-    """Says how far an extraction is: a bar on a terminal, lines in a log, and once what is to be expected."""
+    """Progress of an extraction: a bar on a terminal, lines in a log, and once an estimate."""
 
     def __init__(self, everything: int, missing: int, devices: int):
         from tqdm import tqdm
@@ -241,7 +240,7 @@ class _Bar:
             disable=None,
             mininterval=0.2,
         )
-        self.began = self.said = time.perf_counter()
+        self.began = self.logged_at = time.perf_counter()
 
     def __enter__(self) -> _Bar:
         return self
@@ -258,8 +257,8 @@ class _Bar:
         left = self.missing * seconds / clips / self.devices
         if first and left >= LONG:
             self.bar.write(format_estimate(self.missing, left, size * self.everything // clips))
-        if self.bar.disable and self.missing and now - self.said >= SAY_SECONDS:
-            self.said, made = now, self.todo - self.missing
+        if self.bar.disable and self.missing and now - self.logged_at >= LINE_SECONDS:
+            self.logged_at, made = now, self.todo - self.missing
             print(
                 f"features  {self.everything - self.missing}/{self.everything} clips  "
                 f"{made / (now - self.began):.1f} clips/s  eta "
@@ -269,8 +268,8 @@ class _Bar:
 
 
 def find_missing_shards(plan: Plan, shards: list[Shard]) -> list[Shard]:
-    """The shards that are still to be made; one that is damaged, or of another cache, is named and set
-    aside."""
+    """The shards that are still to be made; damaged ones, or those of another cache, are set aside with a
+    line."""
     train_clips = int((plan.competition.clips.split == "train").sum())
     for shard in shards:
         if shard.seal.exists():
@@ -281,7 +280,7 @@ def find_missing_shards(plan: Plan, shards: list[Shard]) -> list[Shard]:
             shard.path.unlink()  # a kill came before its checksum was written
     todo = [shard for shard in shards if not shard.seal.exists()]
     if todo or not shards:
-        return todo  # the extractor will tell which of the others are its own
+        return todo  # the extractor will show which of the others fit
     common = Counter(shard.form for shard in shards).most_common(1)[0][0]
     _set_other_forms_aside(shards, common, "most shards")
     return [shard for shard in shards if not shard.seal.exists()]
@@ -294,13 +293,12 @@ def _set_other_forms_aside(shards: list[Shard], form: Form, whose: str) -> None:
 
 
 def format_estimate(clips: int, seconds: float, size: int) -> str:
-    """The line after the first shard.
+    """The estimate after the first shard.
 
     Args:
-        clips: that are left. seconds: that they will take. size: bytes of all features.
+        clips: the clips left. seconds: the time that they will take. size: bytes of all features.
     """
     return (
-        f"estimate, from the first shard: about {format_clock(seconds)} for the other {clips} clips; "
-        f"{format_bytes(size)} "
-        "of features, twice that on the disk until they are joined"
+        f"estimate from the first shard: about {format_clock(seconds)} for the other {clips} clips; "
+        f"{format_bytes(size)} of features, twice that on disk until they are joined"
     )

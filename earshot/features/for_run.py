@@ -1,5 +1,5 @@
-"""The clips to submit alone, as a saved run heard its own: what a code competition's notebook extracts within
-its time."""
+"""Features of the clips to submit alone, made like a saved run's: for a code competition's notebook with its
+time limit."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from earshot.features.plan import Plan
     from earshot.features.shards import Form, Shard
 
-TIME_UP = "the time was up"
+TIME_UP = "time limit reached"
 
 
 class SavedRun(Protocol):
-    """What is needed of a run here, which is above this package: its folder and its settings."""
+    """The parts of a run that are needed here; the class itself is in a package above."""
 
     folder: Path
     config: dict[str, Any]
 
 
 def get_features(run: SavedRun) -> dict[str, Any]:
-    """A run's features as the section of a recipe would have them, its own name for the cache beside them."""
+    """A run's features as a recipe's `features` section, with a name for the new cache."""
     made = run.config["record"]["features"]
     window = {key: value for key, value in made["window"].items() if key != "rate"}
     return {
@@ -41,7 +41,7 @@ def get_features(run: SavedRun) -> dict[str, Any]:
 
 
 def find_weights(run: SavedRun) -> str | None:
-    """The name by which a run's weights are found here: what it was trained with may lie elsewhere by now."""
+    """The name by which a run's weights are found here; they may have been moved since the training."""
     made = run.config["record"]["features"]
     module = extractors.load_module(made["extractor"])
     settings = replace_defaults(module.Settings(), made["settings"], f"{run.folder}/config.yaml")
@@ -55,15 +55,15 @@ def find_weights(run: SavedRun) -> str | None:
 
 
 def keep_test_clips(clips: Competition) -> Competition:
-    """The competition without its labelled clips; the labels stay."""
-    asked = clips.clips["split"] == "subm"
-    clips.clips = clips.clips[asked].reset_index(drop=True)
+    """The competition without its labelled clips; the list of classes stays."""
+    to_submit = clips.clips["split"] == "subm"
+    clips.clips = clips.clips[to_submit].reset_index(drop=True)
     clips.missing = [entry for entry in clips.missing if entry[0] == "subm"]
     return clips
 
 
 def write_empty_shards(plan: Plan, todo: list[Shard], form: Form) -> int:
-    """Write shards without features for the clips that the time did not suffice for; how many clips they are.
+    """Write shards without features for the clips that were not reached in time; the number of these clips.
 
     Args:
         todo: the shards that are still missing. form: of the shards that are there.

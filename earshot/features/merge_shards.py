@@ -1,4 +1,4 @@
-"""Shards into the finished cache: a shard at a time is open, and no view is ever held whole."""
+"""Joining shards into the finished cache, one shard at a time, so that no view is held whole."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def merge(plan: Plan, shards: list[Shard]) -> None:
     manifest beside them.
 
     Args:
-        shards: all of the plan, in order, sound ones.
+        shards: all of the plan, in order, verified.
     Raises:
         UserError: not one training clip is usable.
     """
@@ -86,7 +86,7 @@ def merge(plan: Plan, shards: list[Shard]) -> None:
     manifest["kinds"] = kinds
     manifest["span"] = of_split[0].form.span
     manifest["bad"] = len(bad_audio)
-    if "train" in splits:  # not beside the other checksums: version 0.1 knows the names of those
+    if "train" in splits:  # apart from the other checksums, whose names version 0.1 checks
         manifest["digests"] = hash_file(folder / "digests.pkl")
     for note, clips in noted.items():
         if clips:
@@ -147,8 +147,8 @@ def _build_labels(competition: Any, column: Any) -> np.ndarray:
 def _merge_copies(
     plan: Plan, shards: list[Shard], kept: np.ndarray, meta: dict[str, Any]
 ) -> dict[str, dict[str, int]]:
-    """The copies' shards into augmented.pkl, clips counted among those that are kept; what the manifest says
-    of it."""
+    """Join the copies' shards into augmented.pkl, with clips numbered among those kept; the manifest's entry
+    for it."""
     copies = [shard.read() for shard in shards if shard.has_copies]
     arrays = {name: concatenate(copies, name) for name in (*augmented_copies.COLUMNS, "start", "length")}
     mixed = arrays["partner"] >= 0
@@ -180,7 +180,7 @@ def _list_versions(plan: Plan) -> dict[str, str]:
 
 
 def build_head(plan: Plan) -> dict[str, Any]:
-    """What a manifest says from the start; where the weights lay is a hint for later, no part of the
+    """The manifest of a new cache; the path of the weights is a hint for later, and not in the
     fingerprint."""
     return {
         "version": cache.VERSION,

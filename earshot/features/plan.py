@@ -1,5 +1,4 @@
-"""What one run of get_features.py is to make: every setting decided, the sources known, the fingerprint
-fixed."""
+"""The plan of a cache: all settings decided, the source files known, the fingerprint computed."""
 
 from __future__ import annotations
 
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
     from earshot.core.config import WindowFlags
     from earshot.extractors.base import Window
 
-DENSER = 10  # compressed files among others that are not hold about so many times the seconds of their bytes
+DENSER = 10  # compressed files hold about so many times the seconds of others of their size
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One cache to be made. `record` is what its fingerprint is taken of: no path, time or device."""
+    """A cache to be made. Its fingerprint is computed from `record`, which has no path, time or device."""
 
     competition: Competition
     folder: Path
@@ -71,14 +70,12 @@ def make_plan(
     augment: AugmentFlags | None = None,
     like: dict[str, Any] | None = None,
 ) -> Plan:
-    """Decide what the flags leave open from the data: the window's length, the native rate, the kind of
-    padding.
+    """Choose from the data what the flags leave open: the window's length, the rate, the kind of padding.
 
     Args:
-        like: what a saved run says of its features: nothing is left open then, and the same has to come out.
+        like: a saved run's record of its features, which the plan has to equal.
     Raises:
-        UserError: weights that cannot be had, a window that the network cannot take, copies that cannot be
-            made.
+        UserError: weights are missing, the network cannot take the window, or copies cannot be made.
     """
     from earshot.extractors.base import Window, to_record
 
@@ -114,11 +111,11 @@ def make_plan(
             f"{min(h[0] for h in headers):.2f} to {longest:.2f} s (--seconds overrides)"
         )
     if seconds <= 0:
-        raise UserError(f"--seconds {seconds:g}: a window must be longer than nothing")
+        raise UserError(f"--seconds {seconds:g}: a window must be longer than 0 s")
     if made_by.seconds and seconds > made_by.seconds + 1e-6:
         raise UserError(
-            f"--seconds {seconds:g}: {extractor} takes windows of at most {made_by.seconds:g} s; "
-            "longer clips become several windows by themselves"
+            f"--seconds {seconds:g}: {extractor} takes windows of at most {made_by.seconds:g} s; longer "
+            "clips become several windows by themselves"
         )
     if (
         window.hop is not None
@@ -132,9 +129,9 @@ def make_plan(
         rate = like["window"].get("rate")
     elif rate is None:
         rate = Counter(h[1] for h in headers).most_common(1)[0][0]
-        notes.append(f"rate: {rate} Hz, the training clips' commonest")
+        notes.append(f"rate: {rate} Hz, the most common one of the training clips")
     filled = Window(float(seconds), window.hop, window.pad or made_by.pad, window.max_windows, int(rate))
-    # Copies that play slower are a little longer; an estimate of what the disk must hold can do without.
+    # Copies played slower are a little longer, which an estimate of disk space may ignore.
     windows = (
         _estimate_windows([header[0] for header in headers], [size for _, size in known], filled)
         if known
@@ -172,8 +169,8 @@ def make_plan(
         found = list_differences(like, {key: record[key] for key in like})
         if found:
             raise UserError(
-                f"these are not the run's own features: {'; '.join(found[:3])} (there: the run's): "
-                "attach the weights that it was trained with, or say where they are with --weights"
+                f'features differ from the run\'s ({"; ".join(found[:3])}; "there" is the run): attach the '
+                "weights that it was trained with, or say where they are with --weights"
             )
     return Plan(
         competition,
@@ -196,9 +193,9 @@ def make_plan(
 def _estimate_windows(seconds: list[float], sizes: list[int], window: Window) -> float:
     """Windows of a clip, on average, for the estimate of the disk.
 
-    A clip counts for at most `DENSER` times the seconds that a file of its size usually holds here: of a
-    header that lies, the estimate would refuse what fits, while one that is too low costs a line at a full
-    disk, from where the same command continues.
+    A clip counts for at most `DENSER` times the seconds that a file of its size usually holds here. Headers
+    may be wrong: an estimate that is too high would refuse data that fits, while one that is too low costs a
+    line when the disk is full, and the same command continues.
     """
     import numpy as np
 
@@ -224,8 +221,8 @@ def _digest_sample(competition: Competition, sources: Sources, workers: int) -> 
 
 
 def check_unchanged(plan: Plan) -> None:
-    """Raise UserError where audio was changed since it was planned: features of both would be in one
-    cache."""
+    """Raise UserError where audio files were changed since the plan was made: the cache would mix features of
+    both."""
     sources = Sources(plan.folder.parent / INDEX)  # not saved: what is read again here has no header
     if (
         _describe_splits(plan.competition, _digest_clips(plan.competition, sources, 4))
@@ -252,7 +249,7 @@ def _describe_splits(competition: Competition, contents: dict[str, str]) -> dict
 
 
 def _describe_clips(competition: Competition, part: Any, contents: dict[str, str], weighted: bool) -> str:
-    """What a split is made of, as text: its size, and a digest of every row with the content of its file.
+    """A split as text: its size, and a digest of its rows and their files' contents.
 
     Args:
         weighted: do its clips' weights count? Those of the training clips do.
@@ -286,12 +283,10 @@ def _describe_clips(competition: Competition, part: Any, contents: dict[str, str
 
 
 def find_state(plan: Plan) -> str:
-    """How far the cache is: "new", "started", "complete", or "damaged" once what is damaged has been named
-    and set aside.
+    """The state of the cache: "new", "started", "complete", or "damaged" after damaged files were set aside.
 
     Raises:
-        UserError: the folder holds a cache of something else, and the differences are named; or files that
-            are no cache's.
+        UserError: the folder holds a cache with other settings, whose differences are named; or other files.
         TemporaryError: the clips differ because files are gone that an earlier run has read.
     """
     path = plan.folder / cache.MANIFEST
@@ -303,8 +298,8 @@ def find_state(plan: Plan) -> str:
         )
         if strange:
             raise UserError(
-                f"{plan.folder} holds other files ({', '.join(strange[:3])}), which a cache would be in the "
-                "way of: give the cache another name with --cache NAME"
+                f"{plan.folder} holds files that are not a cache's ({', '.join(strange[:3])}): give the "
+                "cache another name with --cache NAME"
             )
         return "new"
     try:
@@ -322,12 +317,12 @@ def find_state(plan: Plan) -> str:
         )
     found = list_differences(manifest["record"], plan.record)
     if found and not manifest.get("complete") and not any((plan.folder / "shards").glob("*.json")):
-        return "new"  # begun with other files or settings, and nothing was made yet
+        return "new"  # started with other files or settings, but nothing was made yet
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         other = UserError(
-            f"{plan.folder} was made with other settings: {'; '.join(found[:3])}{more}: "
-            "give the new cache a name with --cache NAME, or start over with --fresh"
+            f"{plan.folder} was made with other settings: {'; '.join(found[:3])}{more}: give the new cache a "
+            "name with --cache NAME, or start over with --fresh"
         )
         if manifest["record"].get("clips") != plan.record["clips"]:
             check_files_exist(plan.folder.parent, plan.competition.root, other)
@@ -350,17 +345,16 @@ def find_state(plan: Plan) -> str:
 def _set_aside(path: Path, reason: str) -> str:
     if path.exists():
         os.replace(path, path.with_name(path.name + ".damaged"))
-    print(f"{reason}: set aside, the cache is made anew", flush=True)
+    print(f"{reason}: set aside, the cache is made again", flush=True)
     return "damaged"
 
 
 def estimate_bytes(
     plan: Plan, shapes: dict[str, tuple[int, ...]], clips: int, missing: int
 ) -> tuple[int, int]:
-    """Bytes that a cache will take, and those that making the missing part of it still needs.
+    """Bytes that a cache will take, and bytes that making the missing part still needs.
 
-    The shards stay until they are joined, so at the end there are twice the features; shards that are there
-    are there.
+    Shards stay until they are joined, so that features are on disk twice at the end.
 
     Args:
         shapes: (D, F, T) of each view.

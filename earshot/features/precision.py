@@ -1,5 +1,4 @@
-"""In which precision an extractor's network computes: tried once on a CPU, and then kept with the shards that
-it made."""
+"""The precision of an extractor's network: timed once on a CPU, then kept with the shards."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ def choose_precision(plan: Plan, found: Sequence[Device], asked: str) -> list[De
         found: what the machine has, all of one kind, with the precision that suits it or was asked for.
         asked: "auto", or the precision that the user wants.
     Raises:
-        UserError: shards of this cache were made on this kind of device in another precision than is asked
-            for.
+        UserError: the cache has shards from this kind of device in another precision.
     """
     kind = found[0].name.partition(":")[0]
     made = read_precision(plan, kind)
@@ -66,8 +64,7 @@ def read_precision(plan: Plan, kind: str) -> str | None:
 
 
 def is_bf16_faster() -> bool:
-    """Does this CPU multiply in bf16 clearly faster than in fp32? Where it only emulates bf16 it is
-    slower."""
+    """Does this CPU multiply clearly faster in bf16 than in fp32? CPUs that emulate bf16 are slower."""
     import torch
 
     tokens, inputs, outputs = SHAPE

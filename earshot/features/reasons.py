@@ -1,4 +1,4 @@
-"""Why clips cannot be used, counted for one line."""
+"""Reasons why clips cannot be used, and warnings about clips that are."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable
 
 from earshot.audio.load import BadAudio, read_info
 
-# What may be noted of a clip that is used, as `Decoded` calls it -> the warning about such clips.
+# Notes on clips that are used, by their names in `Decoded`, and the warnings about them.
 NOTES = {
-    "cancelled": "the channels of {clips} clips cancel each other out (first: {first}): the first channel is "
-    "used there",
+    "cancelled": "the channels of {clips} clips cancel each other out (first: {first}): using the first "
+    "channel",
     "partial": "{clips} clips are damaged or cut off (first: {first}): what could be decoded of them is used",
 }
 
 
 def format_warnings(noted: dict[str, list[str]]) -> list[str]:
-    """Lines on clips that are used, with a note.
+    """Warnings about clips with a note.
 
     Args:
         noted: kind of note -> ids.
@@ -25,7 +25,7 @@ def format_warnings(noted: dict[str, list[str]]) -> list[str]:
 
 
 def format_warning(kind: str, clips: int, first: str) -> str:
-    """The line on clips with one kind of note."""
+    """The warning about clips with one kind of note."""
     return f"warning: {NOTES[kind].format(clips=clips, first=first)}"
 
 

@@ -1,5 +1,5 @@
-"""The schemas of a cache's files, whoever made them: an array that does not fit is never indexed with, and a
-name in the manifest that leads elsewhere is never joined to a path."""
+"""Schemas of a cache's files, which may be untrusted: they are validated before arrays are indexed and before
+names in the manifest become paths."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FILES: tuple[str, ...] = get_args(CacheFile)
 
 
 class FeaturesRecord(TypedDict):
-    """What a recipe's features are compared with."""
+    """The part of a record that a recipe's features are compared with."""
 
     extractor: str
     settings: dict
@@ -41,7 +41,7 @@ class FeaturesRecord(TypedDict):
 
 
 class CacheRecord(FeaturesRecord):
-    """What the fingerprint is taken of."""
+    """The settings and data that the fingerprint is computed from."""
 
     clips: dict[str, str]
     weights: Any
@@ -118,7 +118,7 @@ UNREADABLE = {"bad": Column("i", "unreadable clips"), "reason": Column("U", "unr
 
 
 def validate_record(manifest: Any) -> str | None:
-    """What a manifest of any version lacks to be compared with a recipe's features; None where it can be."""
+    """What a manifest of any version lacks for comparison with a recipe; None where nothing is missing."""
     return find_fault(AnyManifest, manifest)
 
 
@@ -151,7 +151,7 @@ def validate_arrays(
     classes: list[str],
     copies: bool,
 ) -> str | None:
-    """What is wrong with the arrays of a split, or of the augmented copies; None where they hold together.
+    """The fault in the arrays of a split, or of the augmented copies; None where they are valid.
 
     Args:
         clips: how many the manifest has; of the copies, how many training clips there are.
@@ -179,7 +179,7 @@ def validate_arrays(
 
 
 def validate_shard(content: dict[str, Any], first: int, last: int, clips: int, copies: bool) -> str | None:
-    """What is wrong with the arrays of a shard; None where they hold together.
+    """The fault in the arrays of a shard; None where they are valid.
 
     Args:
         first, last: the clips [first, last) of its split that it stands for, or the copies.
@@ -233,7 +233,7 @@ def _find_clips_fault(content: dict[str, Any], classes: list[str]) -> str | None
         return "has an id twice"
     weights = content.get("weights", np.ones(1))
     if not (np.isfinite(weights) & (weights > 0)).all():
-        return "has a weight that is no number above 0"
+        return "has a weight that is not a number above 0"
     labels = content["labels"]
     if labels.ndim == 2:
         return None if np.isin(labels, (0, 1)).all() else "has labels other than 0 and 1"

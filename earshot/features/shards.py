@@ -1,4 +1,4 @@
-"""The shards of a cache: which clips each holds, and its file with their features."""
+"""The shards of a cache: their clips, and their files of features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from earshot.features import augmented_copies, cache, schema
 if TYPE_CHECKING:
     from earshot.features.plan import Plan
 
-SHARD = 32  # clips: what a kill can cost, against the number of files
+SHARD = 32  # clips; more would cost more after a kill, fewer would mean more files
 
 
 class StoredView(NamedTuple):
@@ -60,7 +60,7 @@ class Shard:
 
     @property
     def seal(self) -> Path:
-        """The file that vouches for the shard."""
+        """The JSON file with the shard's checksum."""
         return self.path.with_suffix(".json")
 
     @property
@@ -131,13 +131,13 @@ class Shard:
         return None
 
     def set_aside(self, reason: str) -> None:
-        """Rename its file, say why, and be to be made again."""
+        """Rename its file and print why; the shard will be made again."""
         aside = self.path.with_name(self.path.name + ".damaged")
         if self.path.exists():
             os.replace(self.path, aside)
         self.seal.unlink()
         self.columns, self.views, self.meta = {}, {}, {}
-        print(f"{reason}: set aside as {aside.name}, made again", flush=True)
+        print(f"{reason}: set aside as {aside.name}, it is made again", flush=True)
 
 
 def list_shards(plan: Plan) -> list[Shard]:

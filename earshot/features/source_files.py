@@ -1,5 +1,4 @@
-"""The content of source files, remembered, so that a rerun need not read gigabytes to see that nothing
-changed."""
+"""An index of source files' contents, so that a rerun does not read gigabytes to see that nothing changed."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from earshot.core.file_names import is_audio, to_text
 from earshot.core.files import hash_file
 
 INDEX = ".index.json"  # beside the caches of a competition
-IN_A_ROW = 20  # files that were listed and cannot be opened: a folder or drive is gone, not so many files
+IN_A_ROW = 20  # so many files in a row that cannot be opened mean that a folder or drive is gone
 
 
 class Sources:
@@ -51,7 +50,7 @@ class Sources:
             if error.errno not in OF_THE_FILE or is_missing and not leads_nowhere:
                 raise to_temporary(path, error) from None
             return {}
-        if state is None:  # a pipe would keep us waiting for ever
+        if state is None:  # reading a pipe would never end
             return {}
         known, text = self.known.get(path), " ".join(map(str, state))
         if not isinstance(known, dict) or known.get("state") != text:
@@ -99,7 +98,7 @@ class Sources:
 
     @contextlib.contextmanager
     def _save_on_failure(self) -> Iterator[None]:
-        """What was read until the disk or the network failed is not read again."""
+        """Save the index when the disk or the network fails, so that nothing is read twice."""
         try:
             yield
         except TemporaryError:
@@ -139,8 +138,8 @@ def find_unreadable(contents: dict[str, str]) -> frozenset[str]:
 
 
 def find_missing_files(folder: Path | str, root: Path | str) -> list[str]:
-    """Audio files below a competition's root that an earlier run has read, of folders that have none of those
-    now: a drive that is away looks so, a clip that was taken out does not.
+    """Audio files below a competition's root that an earlier run has read and whose folders have no audio
+    now: a sign of a missing drive, not of a removed clip.
 
     Args:
         folder: the competition's, with the index.
@@ -166,7 +165,7 @@ def check_files_exist(folder: Path | str, root: Path | str, error: UserError) ->
 
 
 def forget(folder: Path | str, clip_files: Iterable[str]) -> None:
-    """Leave files out of the index that are gone, now that a cache was finished without them.
+    """Remove files from the index that are gone, after a cache was finished without them.
 
     Args:
         folder: the competition's. clip_files: its clips' files, which are not looked at.

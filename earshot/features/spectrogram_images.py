@@ -29,7 +29,7 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 
 
 def make_safe_name(name: str, taken: dict[str, str], whole: str | None = None) -> str:
-    """A name for a file or folder on any system, another for each thing.
+    """A name for a file or folder that is valid on any system and not taken yet.
 
     Args:
         name: what it should look like. whole: what it stands for, where that says more than the name.
@@ -78,7 +78,7 @@ def list_pictures(competition: Competition, most: int) -> list[tuple[str, str, s
 
 
 def draw(competition: Competition, out: Path, most: int, workers: int, deadline: Deadline) -> bool:
-    """Draw what is not there yet and say so; False if the time ran out.
+    """Draw the missing pictures and print how many; False if the time ran out.
 
     Args:
         out: the folder that Spectrogram/ comes into. workers: threads that decode and draw.
@@ -117,7 +117,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
             if deadline.is_over():
                 break
             waiting.append(pool.submit(draw_picture, *job))
-            if len(waiting) > 4 * workers:  # so that a deadline is not behind thousands of them
+            if len(waiting) > 4 * workers:  # so that a deadline does not wait for thousands of them
                 bad += not waiting.popleft().result()
                 done += 1
                 bar.update()
@@ -126,7 +126,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
             done += 1
     bar.close()
     rate = f", {done / max(time.monotonic() - began, 1e-3):.0f} a second" if done > 20 else ""
-    left_out = f", {bad} cannot be heard" if bad else ""
+    left_out = f", {bad} unreadable" if bad else ""
     print(f"pictures: {folder}, {len(every) - len(todo)} were there, {done - bad} drawn{left_out}{rate}")
     unnamed = fonts.format_warning(classes, f"{folder / NUMBERS} has the names")
     if unnamed:

@@ -1,5 +1,5 @@
-"""The ledger: a row per submission, what it was made from, its out-of-fold score, and what the leaderboard
-said. `earshot.report.ledger` shows it and takes scores."""
+"""The ledger: a row per submission with its runs, its out-of-fold score and its leaderboard scores.
+`earshot.report.ledger` shows it and takes scores."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows, oldest first; none where there is no ledger.
 
     Raises:
-        UserError: a file that is no ledger.
+        UserError: the file is not a ledger.
     """
     if not path.exists():
         return []
@@ -47,15 +47,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     table = csv_table.read(path)
     if not {"sha256", "file"} <= set(table.columns):
         raise UserError(
-            f"{path} is no ledger (it has no column sha256): move it away, the next submission begins a new "
-            "one"
+            f"{path} is not a ledger (it has no column sha256): move it away, the next submission starts a "
+            "new one"
         )
     return [{**dict.fromkeys(COLUMNS, ""), **row} for row in table.to_dict("records")]
 
 
 def edit_rows(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
-    """Read the ledger, let `by` change its rows, write it; of two processes at once, one waits for the
-    other."""
+    """Read the ledger, let `by` change its rows, write it; processes wait for each other."""
     import pandas as pd
 
     # holds the lock of the file beside it from before the reading to after the rename
@@ -69,8 +68,8 @@ def edit_rows(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
 
 
 def get_oof_score(runs: Sequence[Run]) -> tuple[str, float] | None:
-    """Metric and out-of-fold score of a single run's final epoch (honest), where it is known; of a blend, who
-    blends says it."""
+    """Metric and out-of-fold score of a single run at its last epoch (unbiased); None where it is unknown, or
+    there are several runs."""
     if len(runs) != 1 or not (runs[0].folder / "scores.json").is_file():
         return None
     metric = runs[0].config["record"]["training"].get("metric")
@@ -88,15 +87,16 @@ def add_submission(
     oof: tuple[str, float] | None = None,
     message: str = "",
 ) -> str:
-    """Enter a submission that was just written into the ledger beside it; the line to say. No error: a
-    submission counts more.
+    """Enter a submission that was just written into the ledger beside it; the line to print. An error becomes
+    a line, too, because the submission itself is complete.
 
     Args:
         out: the submission's file.
-        rows: how many it has.
-        runs: what it was made from.
-        blend: how several were blended.
-        oof: metric and honest out-of-fold score; None: a single run's own, where known.
+        rows: number of its rows.
+        runs: the runs that predicted it.
+        blend: how several runs were blended.
+        oof: metric and unbiased out-of-fold score; None: the single run's own, where it is known.
+        message: the user's note.
     """
     path = out.parent / NAME
     try:
@@ -116,7 +116,7 @@ def add_submission(
             "private": "",
             "message": message,
         }
-        if any(content.startswith(old["sha256"]) for old in read_rows(path) if old["sha256"]):
+        if has_content(path, out):
             return f"ledger: {path} has this submission already ({content[:12]})"
 
         def add(rows: list[dict[str, str]]) -> None:
@@ -125,28 +125,34 @@ def add_submission(
 
         edit_rows(path, add)
     except (UserError, OSError) as error:
-        return f"ledger: the submission stands, but is not entered in {path}: {' '.join(str(error).split())}"
+        return f"warning: the submission is not entered in {path}: {' '.join(str(error).split())}"
     where = "" if path == Path(PLACE) else f" --ledger {quote(path)}"
     return (
-        f"ledger: {path}, {content[:12]}; once it is scored: python -m earshot.report.ledger --score "
+        f"ledger: {path}, {content[:12]}; to add its score: python -m earshot.report.ledger --score "
         f"{content[:8]} SCORE{where}"
     )
 
 
+def has_content(path: Path, file: Path) -> bool:
+    """Is the content of a file that of a submission in the ledger at `path`?"""
+    content = hash_file(file)
+    return any(row["sha256"] and content.startswith(row["sha256"]) for row in read_rows(path))
+
+
 def find_row(rows: list[dict[str, str]], what: str, path: Path) -> int:
-    """The row of a submission's file (as it is now), or of the first digits of its hash.
+    """The index of a submission's row, by its file or the first digits of its hash.
 
     Raises:
-        UserError: none such, or several.
+        UserError: no row has it, or several have.
     """
     wanted = hash_file(what) if Path(what).is_file() else what.lower()
     if not re.fullmatch("[0-9a-f]{4,64}", wanted):
-        raise UserError(f"--score {what}: no such file, and no hash of at least 4 hex digits")
+        raise UserError(f"--score {what}: give a submission's file, or at least 4 hex digits of its hash")
     known = [row["sha256"] for row in rows]
     found = [i for i, has in enumerate(known) if has and (has.startswith(wanted) or wanted.startswith(has))]
     if len(found) != 1:
         raise UserError(
-            f"--score {what}: {len(found) or 'no'} rows of {path} have this content: `python -m "
-            "earshot.report.ledger` lists them"
+            f"--score {what}: {len(found) or 'no'} rows of {path} match: `python -m earshot.report.ledger` "
+            "lists them"
         )
     return found[0]

@@ -27,9 +27,11 @@ def predict_cache(
     out: Path,
     device: Device,
     message: str = "",
+    name: str | None = None,
 ) -> bool:
     """The submission for the clips that the caches hold, `message` for the ledger; False where there is
-    nothing to submit."""
+    nothing to submit. It is kept under the name of the run or blend, `name` where that is new."""
+    name = name or (whole.folder.name if whole.folder else "")
     runs = whole.list_runs()
     caches = {run.folder.resolve(): run_cache.open_run_cache(run, features) for run in runs}
     cache = caches[runs[0].folder.resolve()]
@@ -53,6 +55,7 @@ def predict_cache(
         np.array(runs[0].config["prior"]),
         whole.classes,
         out,
+        name,
         runs=runs,
         how=whole.fitted.method if whole.fitted else "",
         oof=None if whole.score is None else (whole.metric, whole.score),

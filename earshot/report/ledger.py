@@ -1,4 +1,4 @@
-"""The ledger of submissions on the terminal.
+"""The ledger of submissions on the terminal: a table, and adding leaderboard scores.
 
 python -m earshot.report.ledger                              the table
 python -m earshot.report.ledger --score FILE_OR_HASH 0.913   fill in a public score (--private: other)
@@ -20,15 +20,15 @@ class LedgerFlags:
     """the ledger"""
 
     score: tuple[str, float] | None = None
-    """the submission's file, or the first digits of its sha256, and what the leaderboard said of it"""
+    """a submission's file, or the first digits of its sha256, and its leaderboard score"""
     private: bool = False
-    """--score is the private leaderboard's"""
+    """--score is of the private leaderboard"""
     ledger: str = PLACE
-    """where the ledger lies: beside the submissions"""
+    """the ledger's file, beside the submissions"""
 
 
 def format_rows(rows: list[dict[str, str]]) -> list[str]:
-    """The table's lines, aligned, without the columns that no row fills."""
+    """The table as aligned lines, without empty columns."""
     columns = [c for c in COLUMNS if any(row[c] for row in rows) or c in ("oof", "public")]
     cells = [columns, *([row[c][:12] if c == "sha256" else row[c] for c in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -39,14 +39,14 @@ def format_rows(rows: list[dict[str, str]]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Fill a score in, or print the table."""
+    """Add a score, or print the table."""
     filled, _ = cli.parse({"ledger": LedgerFlags()}, argv, __doc__ or "")
     flags = filled["ledger"]
     path = Path(flags.ledger)
     if flags.score:
         what, score = flags.score
         if not math.isfinite(score):
-            raise UserError(f"--score {what} {score}: a number, please")
+            raise UserError(f"--score {what} {score}: the score must be a number")
         place, column = find_row(read_rows(path), what, path), "private" if flags.private else "public"
 
         def fill(rows: list[dict[str, str]]) -> None:
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
         return
     rows = read_rows(path)
     if not rows:
-        print(f"no submission is entered in {path} yet: train.py and predict.py do that")
+        print(f"no submissions in {path} yet: train.py and predict.py add them")
         return
     print("\n".join(format_rows(rows)))
 

@@ -1,7 +1,7 @@
-"""`train.py --recipe auto`: a ladder of heads on all caches within the time, then the best blend of them,
-scored and submitted.
+"""`train.py --recipe auto`: trains a ladder of heads on all caches within the time, blends the best of them
+and writes the submission.
 
-Each candidate is an ordinary run in the bake-off's folder, which is itself a kept blend: predict.py opens
+Each candidate is an ordinary run in the bake-off's folder, and the folder is a kept blend: predict.py opens
 both.
 """
 
@@ -26,11 +26,13 @@ from earshot.training.run import Run
 
 if TYPE_CHECKING:
     from earshot.features.cache import Cache
+    from earshot.prediction.blend_weights import BlendResult
+    from earshot.prediction.members import Member
     from earshot.search.candidate_training import CandidateTrainer
 
 
 def open_caches(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
-    """The caches to use; says which, before torch is imported."""
+    """The caches to use; they are printed before torch is imported, which takes seconds."""
     caches, lines = find_cache.find_all(flags.data, flags.features, machine.continue_from)
     metrics.check_metric(flags.metric, caches[0].multilabel)
     check_plain_name("--name", flags.name)
@@ -42,7 +44,7 @@ def open_caches(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cac
 
 
 def describe_inputs(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
-    """What a bake-off is trainer from; the time is not part of it."""
+    """The caches, folds, metric and candidates of a bake-off; its time is not among them."""
     recipes = [config.load_recipe(name) for name in flags.candidates]
     names = [one.folder.name for one in opened]
     named = {
@@ -62,10 +64,11 @@ def describe_inputs(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
 
 
 def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, Any]:
-    """auto.json, or a fresh one; with more hours than before, what had no time is open again.
+    """The content of auto.json, or a fresh state; with more hours than before, candidates without time are
+    open again.
 
     Raises:
-        UserError: it is of other features or settings, or damaged.
+        UserError: it has other features or settings.
     """
     fresh = {"inputs": inputs, "hours": hours, "spent": 0.0, "done": False, "folds": [], "of": {}}
     if not (folder / saved_blend.AUTO).exists():
@@ -73,12 +76,12 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
     try:
         state = checksums.read(folder / saved_blend.AUTO)
     except checksums.CorruptFile as error:
-        print(f"{error}: its runs are taken up again, what was decided is decided anew")
+        print(f"warning: {error}: its runs continue, decisions about candidates are made again")
         return fresh
     changes = list_differences(state["inputs"], inputs)
     if changes:
         raise UserError(
-            f"{folder} is a bake-off of something else: {'; '.join(changes[:3])}: give the new one another "
+            f"{folder} is a bake-off with other settings: {'; '.join(changes[:3])}: give the new one another "
             "--name, or start over with --fresh"
         )
     if hours > state["hours"]:
@@ -92,7 +95,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
     """The whole bake-off, from its folder to the submission; the folder.
 
     Args:
-        began: when the command did, on the monotonic clock.
+        began: start of the command on the monotonic clock.
     """
     inputs, hours = describe_inputs(opened, flags), HOURS if machine.max_hours is None else machine.max_hours
     folder, out = (
@@ -111,8 +114,8 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
             and (out.exists() or not opened[0].has_split("subm"))
         ):
             print(
-                f"bake-off: {folder} is finished; more --max-hours than {state['hours']:g} would go on with "
-                "what had no time"
+                f"bake-off: {folder} is finished; --max-hours above {state['hours']:g} would train the "
+                "candidates that had no time"
             )
             print("\n".join(leaderboard.format_table(leaderboard.read(folder))))
             return folder
@@ -145,10 +148,10 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
         failed = [one["note"] for one in trainer.state["of"].values() if one["status"] == "failed"]
         trainer.save()
         raise UserError(
-            f"no candidate was finished: {failed[0]}"
+            f"all candidates failed, the first with: {failed[0]}"
             if failed
-            else f"no candidate was finished within --max-hours {trainer.state['hours']:g}: the same command "
-            "with more goes on"
+            else f"no candidate was finished within --max-hours {trainer.state['hours']:g}: give the same "
+            "command more hours"
         )
     chosen = [members.open_member(trainer.folder / name) for name in finished]
     whole, blended, oof, lines = members.fit_members(chosen, "auto")
@@ -159,7 +162,7 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
     if hash_file(trainer.folder / saved_blend.NAME) != before:
         (trainer.folder / "test.json").unlink(missing_ok=True)
     for line in [
-        f"out-of-fold, final epochs, {len(oof.ids)} clips",
+        f"out-of-fold scores at the last epoch, {len(oof.ids)} clips:",
         *lines,
         *members.format_table(blended, whole.metric),
         "weights: "
@@ -168,7 +171,7 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
         ),
     ]:
         trainer.report(line)
-    # A further seed that never began is no news.
+    # Further seeds that never started are left out.
     rows = [
         _build_row(trainer, name)
         for name, candidate in trainer.candidates.items()
@@ -185,8 +188,7 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
             **leaderboard.select_scores(blend_scores, trainer.flags.metric),
             "fold_std": blended.spread,
             "seconds": trainer.before + time.monotonic() - trainer.began,
-            "status": f"blend: {blended.fitted.method} of {int((blended.fitted.weights > 0).sum())}, "
-            "cross-fitted",
+            "status": f"blend: {_describe_blend(chosen, blended)}, cross-fitted",
         }
     )
     rows = leaderboard.sort_rows(rows, trainer.flags.metric)
@@ -196,10 +198,17 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
         trainer.report(line)
     if any(one["status"] == "dropped" for one in trainer.state["of"].values()):
         trainer.report(
-            "dropped candidates were dropped by the labels of the folds named: that choice, unlike the "
-            "blend's, is not cross-fitted"
+            "note: candidates were dropped by their scores on the folds named; unlike the blend, this choice "
+            "is not cross-fitted"
         )
     _submit(trainer, whole, first, out)
+
+
+def _describe_blend(members: list[Member], blended: BlendResult) -> str:
+    used = [m for m, weight in zip(members, blended.fitted.weights, strict=True) if weight > 0]
+    if len(used) == 1:
+        return f"{used[0].folder.name} alone"
+    return f"{blended.fitted.method} of {len(used)}"
 
 
 def _build_row(trainer: CandidateTrainer, name: str) -> dict[str, Any]:
@@ -229,7 +238,7 @@ def _build_row(trainer: CandidateTrainer, name: str) -> dict[str, Any]:
 
 
 def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> None:
-    """The hold-out's score and the submission, by the members' final epochs."""
+    """Score the hold-out and write the submission, both with the last epoch of the blend's members."""
     from earshot.core import worker_pool
     from earshot.prediction import submit
     from earshot.training import dataset, predict, run_scores
@@ -237,10 +246,10 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
     device = worker_pool.choose(trainer.machine.device)[0]
     prior = first.prior()
 
-    def answers(split: str) -> np.ndarray:
+    def predict_split(split: str) -> np.ndarray:
         rows, ids = {}, first.split(split)["ids"]
 
-        def ask(run: Run, kind: str) -> np.ndarray:
+        def predict_clips(run: Run, kind: str) -> np.ndarray:
             candidate = trainer.candidates[run.folder.name]
             key = (candidate.cache.folder, candidate.view)
             if key not in rows:
@@ -250,7 +259,7 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
                 )
             return predict.predict_run(run, rows[key], device, kind, ids)
 
-        return whole.predict(ask)
+        return whole.predict(predict_clips)
 
     if first.has_split("test"):
         scored = Run(trainer.folder)
@@ -259,7 +268,7 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
         predicted = run_scores.score_holdout(
             scored,
             rows,
-            lambda: predict.fill_with_prior(answers("test"), prior)[0],
+            lambda: predict.fill_with_prior(predict_split("test"), prior)[0],
             metric=trainer.flags.metric,
         )
         trainer.report(
@@ -269,6 +278,15 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
         trainer.report("nothing to submit: the data set has no clips without labels")
         return
     for line in submit.write_submission(
-        first, first.split("subm")["ids"], answers("subm"), prior, first.classes, out
+        first,
+        first.split("subm")["ids"],
+        predict_split("subm"),
+        prior,
+        first.classes,
+        out,
+        trainer.folder.name,
+        runs=whole.list_runs(),
+        how=whole.fitted.method,
+        oof=(whole.metric, whole.score),
     ):
         trainer.report(line)

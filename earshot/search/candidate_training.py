@@ -1,7 +1,6 @@
-"""The bake-off's training: candidates fold by fold within the time, and an account of what became of each.
+"""The bake-off's training: candidates fold by fold within the time, and the status of each.
 
-What time or scores decided is kept in auto.json, once, so that the same command goes on as it would have
-done.
+Decisions that depend on time or scores are kept in auto.json, so that the same command continues with them.
 """
 
 from __future__ import annotations
@@ -36,26 +35,26 @@ from earshot.training.run_scores import summarise_run
 if TYPE_CHECKING:
     from earshot.search.flags import AutoFlags
 
-# share of the time that is kept for the blend, and seconds at least; predicting comes on top
+# share of the time reserved for the blend, and its least seconds; predicting comes on top
 RESERVE, LEAST = 0.06, 5.0
-SMALL = 0.02  # share of the time that a candidate may take without being weighed against others
-# standard errors, and points of the metric, that lie between the best and what is dropped
+SMALL = 0.02  # share of the time that a candidate may always take, whatever the others do
+# a candidate is dropped if it is worse than the best by so many standard errors and points of the metric
 CLEAR, FAR = 2.0, 0.02
-# seconds that the quickest candidate may take even if there is no time: something has to be submitted
+# seconds that the quickest candidate may take even without time: there has to be a submission
 ANYHOW = 60.0
-WITH_THE_REST = 1.2  # validation and what surrounds the steps, over the steps
+WITH_THE_REST = 1.2  # time of a fold with validation and overhead, relative to its training steps
 OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no time", "left out"
 FRESH = {"status": OPEN, "folds": [], "each": None, "row": 0.0, "note": ""}
 
 
 class CandidateTrainer:
-    """Trains candidates, and keeps account of them.
+    """Trains candidates and keeps their status.
 
     Args:
-        folder: the bake-off's own, which this process holds.
-        state: what auto.json says; `of` has an entry a candidate: its status, its finished folds, the seconds
-            of `each` fold and of a `row` in a training step, and a note.
-        began: when the command did, on the monotonic clock.
+        folder: the bake-off's, locked by this process.
+        state: the content of auto.json; `of` has an entry a candidate: its status, its finished folds, the
+            seconds of `each` fold and of a `row` in a training step, and a note.
+        began: start of the command on the monotonic clock.
     """
 
     def __init__(
@@ -87,20 +86,19 @@ class CandidateTrainer:
         checksums.write(self.folder / saved_blend.AUTO, self.state)
 
     def report(self, text: str) -> None:
-        """A line on the terminal and in the bake-off's log."""
+        """Print a line and add it to the bake-off's log."""
         print(text, flush=True)
         append_text(self.folder / "training_log.txt", text + "\n")
 
     def compute_seconds_left(self) -> float:
-        """Seconds until training has to end, so that the blend and the submission are made in time."""
+        """Seconds left for training; time for the blend and the submission is reserved."""
         reserve = max(LEAST, RESERVE * self.budget) + sum(
             self.estimate_inference_seconds(name) for name in self.list_with_status(FINISHED)
         )
         return self.budget - self.before - (time.monotonic() - self.began) - reserve
 
     def estimate_inference_seconds(self, name: str) -> float:
-        """Seconds that a candidate's answers for the submission and the hold-out take: a forward pass is a
-        third of a step."""
+        """Seconds that a candidate's predictions for the submission and the hold-out take."""
         splits = self.candidates[name].cache.manifest["splits"]
         rows = sum(splits[part]["rows"] for part in ("test", "subm") if part in splits)
         return (
@@ -112,8 +110,7 @@ class CandidateTrainer:
         )
 
     def estimate_cost(self, name: str, upto: int | None = None) -> float:
-        """Seconds that a candidate's first folds take, of those that are missing; for all of them, with the
-        answers that follow."""
+        """Seconds that the missing ones of a candidate's first folds take; of all folds, with predicting."""
         entry = self.state["of"][name]
         missing = set(self.state["folds"][:upto]) - set(entry["folds"])
         return len(missing) * entry["each"] + (self.estimate_inference_seconds(name) if upto is None else 0.0)
@@ -131,25 +128,25 @@ class CandidateTrainer:
         ]
 
     def set_status(self, name: str, status: str, note: str = "") -> None:
-        """Say what became of a candidate, and keep it."""
+        """Set, log and save the status of a candidate."""
         self.state["of"][name] |= {"status": status, "note": note}
         if status != FINISHED:
             self.report(f"{name}: {status}{f': {note}' if note else ''}")
         self.save()
 
     def skip_for_time(self, name: str) -> None:
-        """Note that the time left is too short for a candidate."""
+        """Set the status of a candidate for which the time left is too short."""
         left = max(0.0, self.compute_seconds_left())
         self.set_status(
-            name, NO_TIME, f"would take {format_clock(self.estimate_cost(name))}, {format_clock(left)} left"
+            name, NO_TIME, f"needs {format_clock(self.estimate_cost(name))}, {format_clock(left)} left"
         )
 
     # --- one candidate
 
     def prepare(self, name: str) -> tuple[experiment.Job, Run]:
-        """A candidate's job and its run; the last one is kept at hand."""
+        """A candidate's job and run; the latest is kept in memory."""
         if self.current is None or self.current[0] != name:
-            candidate, self.current = self.candidates[name], None  # the features of the one before go first
+            candidate, self.current = self.candidates[name], None  # frees the features of the previous one
             head = experiment.describe_head(candidate.recipe, candidate.cache, view=candidate.view)
             job = experiment.Job(
                 candidate.cache,
@@ -162,7 +159,8 @@ class CandidateTrainer:
             pairs = sorted((str(id), int(fold)) for id, fold in zip(job.rows.ids, job.numbers, strict=True))
             if self.state.setdefault("clips", hash_value(pairs)[:12]) != hash_value(pairs)[:12]:
                 raise UserError(
-                    f"{candidate.cache.folder} has other training clips or folds than the cache before it"
+                    f"{candidate.cache.folder} has other training clips or folds than the other caches: "
+                    "extract them from the same data, or choose caches with --features"
                 )
             self.state["folds"] = job.choose_folds()
             with hold_lock(self.folder / name, "the run"):
@@ -170,8 +168,8 @@ class CandidateTrainer:
         return self.current[1:]
 
     def estimate(self, name: str, gpu: bool) -> None:
-        """What a fold takes, from the size or from a step that is timed; decided once. Too much for this
-        machine is left out."""
+        """Estimate once the time of a fold, from the head's size or a timed step; a candidate too large for
+        this machine is left out."""
         entry, candidate, settings = self.state["of"][name], self.candidates[name], self.get_settings(name)
         if entry["each"] is not None:
             return
@@ -183,11 +181,11 @@ class CandidateTrainer:
             return
         parameters, work = count_parameters_and_flops(head, candidate.cache, settings.epochs)
         if not gpu and parameters > CPU_PARAMETERS:
-            self.set_status(name, LEFT_OUT, f"{parameters:,} parameters are a GPU's work")
+            self.set_status(name, LEFT_OUT, f"{parameters:,} parameters need a GPU")
             return
         if not gpu and work * len(self.state["folds"]) / CPU_SPEED > self.compute_seconds_left():
             self.set_status(
-                name, NO_TIME, f"{work:.1e} operations a fold are too many for a CPU in this time"
+                name, NO_TIME, f"{work:.1e} operations per fold are too many for a CPU in this time"
             )
             return
         job, _ = self.prepare(name)
@@ -195,7 +193,8 @@ class CandidateTrainer:
         entry["each"] = WITH_THE_REST * entry["row"] * rows * share * settings.epochs / len(job.devices)
 
     def attempt(self, name: str, what: Any, *args: Any) -> Any:
-        """Do something with a candidate; if it cannot be done it is out, and the others go on. None then."""
+        """Call a function with a candidate; if it fails, return None: the candidate is out, the others
+        continue."""
         try:
             return what(name, *args)
         except (UserError, models.HeadError) as error:
@@ -204,7 +203,7 @@ class CandidateTrainer:
             return None
 
     def train(self, name: str, upto: int | None = None, anyhow: bool = False) -> None:
-        """Train a candidate's first folds, all by default, as far as the time goes."""
+        """Train a candidate's first folds, all by default, as far as the time allows."""
         wanted, entry = self.state["folds"][:upto], self.state["of"][name]
         if set(wanted) <= set(entry["folds"]):
             if upto is None:
@@ -227,8 +226,8 @@ class CandidateTrainer:
             last_scores = read_json(run.folder / "scores.json")["last"]
             self.report(
                 f"{name}: {len(last_scores['folds'])}/{len(self.state['folds'])} folds, out-of-fold "
-                f"{self.flags.metric} {last_scores[self.flags.metric]:.4f}  "
-                f"log_loss {last_scores['log_loss']:.4f}  {format_clock(sum_training_seconds(run))}, "
+                f"{self.flags.metric} {last_scores[self.flags.metric]:.4f}  log_loss "
+                f"{last_scores['log_loss']:.4f}  {format_clock(sum_training_seconds(run))}, "
                 f"{format_clock(max(0.0, self.compute_seconds_left()))} left"
             )
         if done and upto is None:
@@ -274,8 +273,7 @@ class CandidateTrainer:
             self.attempt(name, self.train)
 
     def run_successive_halving(self, names: list[str]) -> None:
-        """Successive halving with folds as the resource: dropped is what is clearly worse, and only if the
-        time asks for it."""
+        """Successive halving over folds: clearly worse candidates are dropped, and only if time is short."""
         for name in self.list_with_status(OPEN, names):
             if self.estimate_cost(name) <= min(SMALL * self.budget, self.compute_seconds_left()):
                 self.attempt(name, self.train)
@@ -284,7 +282,7 @@ class CandidateTrainer:
             if self.is_time_for_all(names):
                 break
             for name in self.list_with_status(OPEN, names):
-                # The ladder's first that still fits is sure to be finished whatever the others take.
+                # The first of the ladder that fits into the time will be finished whatever the others take.
                 anchor = next(
                     (
                         n
@@ -310,7 +308,7 @@ class CandidateTrainer:
         )
         for name in order:
             self.train_all_folds(name)
-        # what was taken for too long, where the others were quicker than thought
+        # candidates that seemed too slow, if the others were quicker than expected
         for name in self.list_with_status(NO_TIME, names):
             if (
                 self.state["of"][name]["each"] is not None
@@ -319,20 +317,20 @@ class CandidateTrainer:
                 self.attempt(name, self.train)
 
     def is_time_for_all(self, names: list[str]) -> bool:
-        """Is there time for all that are open?"""
+        """Is there time for all open candidates?"""
         return (
             sum(self.estimate_cost(name) for name in self.list_with_status(OPEN, names))
             <= self.compute_seconds_left()
         )
 
     def read_oof_of_folds(self, name: str, upto: int) -> Oof:
-        """A candidate's out-of-fold predictions, of the final epoch, in the first folds."""
+        """A candidate's out-of-fold predictions at the last epoch, in the first folds."""
         cache = self.candidates[name].cache
         found = Oof.read(self.folder / name / "oof_last.csv", cache.classes, cache.multilabel)
         return found.take(np.isin(found.folds, self.state["folds"][:upto]))
 
     def rank(self, names: list[str]) -> list[str]:
-        """The best first, over the folds that all of them have."""
+        """The candidates by score on the folds that all of them have, best first."""
         upto = min((len(self.state["of"][name]["folds"]) for name in names), default=0)
         if not upto:
             return names
@@ -347,7 +345,7 @@ class CandidateTrainer:
         )
 
     def drop_worse(self, names: list[str], upto: int) -> None:
-        """Drop what is clearly worse than the best, the worst first, until there is time for the rest."""
+        """Drop candidates clearly worse than the best, the worst first, until there is time for the rest."""
         names = [
             name
             for name in self.list_with_status(OPEN, names)
@@ -373,12 +371,12 @@ class CandidateTrainer:
                     name,
                     DROPPED,
                     f"after fold {', '.join(map(str, self.state['folds'][:upto]))}: {self.flags.metric} "
-                    f"{rises:.3f} below {order[0]} there; these labels took part in the choice",
+                    f"{rises:.3f} below {order[0]}, so the choice depends on these folds' labels",
                 )
 
 
 def sum_training_seconds(run: Run) -> float:
-    """What a run's training took so far."""
+    """Seconds that a run's training took so far."""
     return float(
         sum(
             row["seconds"]

@@ -1,5 +1,5 @@
-"""What the bake-off tries: recipes for each kind of view that the caches have, the most gain for the time
-first."""
+"""The bake-off's candidates: recipes for each kind of view that the caches have, those with the most gain for
+their time first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from earshot.features.cache import Cache
 from earshot.training import estimators, experiment, precision
 
 BASELINES = ("logistic", "svm", "knn")
-# Baselines take seconds. On log-mel, statistics over time and a support vector machine reach more than most
+# Baselines take seconds. On log-mel, a support vector machine on statistics over time is better than most
 # small networks.
 LADDER: dict[Kind, tuple[str, ...]] = {
     "vector": (*BASELINES, "linear", "mlp", "itmo2025_tokens", "itmo2025"),
@@ -31,14 +31,15 @@ LADDER: dict[Kind, tuple[str, ...]] = {
     ),
     "waveform": ("esc50_convnext1d", "esc50_hifigan"),
 }
-# The second and the further views of a cache mostly say again what the first one says.
+# Further views of a cache mostly repeat what is in the first one.
 FURTHER = (("logistic", "svm", "mlp", "itmo2025_tokens"), ("itmo2025_tokens",))
-SEEDS = (1, 2)  # once the others are done: the same again, begun and mixed differently
+SEEDS = (1, 2)  # trained once all other candidates are done
 SEEDED = ("mlp", "itmo2025_tokens", "from_scratch", "small_cnn")
-# all further seeds of these come before those of others, which are weaker on the same view
+# further seeds of these come before those of other recipes, which are weaker
 STRONG = ("from_scratch",)
-CPU_PARAMETERS = 20_000_000  # above: a GPU's work
-CPU_SPEED = 5e11  # operations a second that a few cores do not exceed; what is too much even so is not timed
+CPU_PARAMETERS = 20_000_000  # larger heads need a GPU
+# operations a second that a few cores do not exceed; heads too slow even for that are not timed
+CPU_SPEED = 5e11
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Candidate:
     after: str | None = None
 
     def get_training_settings(self, folds: int | None, metric: str) -> config.TrainingFlags:
-        """The recipe's training settings, with what is the same for all candidates."""
+        """The recipe's training settings, with those that all candidates share."""
         settings = config.replace_defaults(
             config.TrainingFlags(), self.recipe.training, f"recipe {self.recipe.name}, training"
         )
@@ -87,13 +88,13 @@ def list_candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candi
                 view = experiment.find_view(head, wanted, cache)
                 unfit = experiment.find_misfit(head, recipe.head, cache, view) if view else None
                 if unfit:
-                    print(f"--candidates {name}, left out: {unfit}")
+                    print(f"--candidates {name} is left out: {unfit}")
                 elif view:
                     add(place, cache, name, view)
                     fitting += 1
             if not fitting:
                 raise UserError(
-                    f"--candidates {name}: no cache has a view that it takes: extract one, or leave it out"
+                    f"--candidates {name}: no cache has a view for it: extract one, or leave it out"
                 )
     else:
         for cache in opened:
@@ -135,8 +136,7 @@ def _label_caches(opened: list[Cache]) -> dict[Path, str]:
 
 
 def count_parameters_and_flops(what: experiment.HeadSpec, cache: Cache, epochs: int) -> tuple[int, float]:
-    """Parameters, and the operations of training a fold of all clips; without giving the head memory. 0
-    operations: not known."""
+    """Parameters, and operations of training a fold of all clips (0: unknown); the head takes no memory."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -153,11 +153,8 @@ def count_parameters_and_flops(what: experiment.HeadSpec, cache: Cache, epochs: 
 
 
 def estimate_fit_seconds(what: experiment.HeadSpec, cache: Cache) -> tuple[float, float] | None:
-    """Seconds, roughly, that fitting a fold takes of a head which is fitted at once, and answering a row;
-    else None.
-
-    So that none is begun that is not worth it.
-    """
+    """Estimated seconds of fitting a fold of a scikit-learn head, and of predicting a row; None for other
+    heads."""
     return (
         what.build().estimate_seconds(cache.manifest["splits"]["train"]["rows"])
         if estimators.is_sklearn_head(what.build)

@@ -25,7 +25,7 @@ class AutoFlags:
     name: str | None = None
     """name of the folder in --runs-folder (default: auto-<hash of the features and settings>)"""
     metric: Metric = "f1_macro"
-    """what candidates and blends are compared by (default: the contest's own where a cache knows it);
+    """the metric that compares candidates and blends (default: the contest's own where a cache knows it);
     map_at_3 is for one label a clip, map_macro and lwlrap are for several"""
     folds: Annotated[int | None, Bounds(2)] = None
     """make K grouped stratified folds (default: the data's own, else 5)"""

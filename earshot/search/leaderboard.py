@@ -1,5 +1,5 @@
-"""runs/leaderboard.csv and the same on the terminal: a row per run of a bake-off, the blend's too, the best
-first."""
+"""runs/leaderboard.csv, and its table on the terminal: a row per run of a bake-off and one for the blend,
+best first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def get_score_column(metric: str) -> str:
 
 
 def select_scores(all_scores: dict[str, Any], metric: str) -> dict[str, float]:
-    """The columns of numbers out of all scores; that of another metric than the usual ones comes first."""
+    """The leaderboard's columns among all scores; an unusual metric comes first."""
     return {
         name: all_scores[name.removeprefix("oof_")]
         for name in dict.fromkeys((get_score_column(metric), *SCORES[:3]))
@@ -31,7 +31,7 @@ def select_scores(all_scores: dict[str, Any], metric: str) -> dict[str, float]:
 
 
 def sort_rows(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
-    """Whole runs before those of fewer folds, by the metric, then by log loss; what has no score last."""
+    """Sort by number of folds, then by the metric, then by log loss; runs without a score come last."""
 
     def place(row: dict[str, Any]) -> tuple:
         if row.get("log_loss") is None:
@@ -70,7 +70,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """What `write` wrote."""
+    """The rows that `write` wrote."""
     with open(folder / NAME, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     numbers = (*_list_score_columns(rows), "seconds")

@@ -1,7 +1,7 @@
-"""`train.py --tune N`: Optuna looks for the settings of one recipe; what it finds is then trained as usual.
+"""`train.py --tune N`: Optuna searches settings for one recipe; the best ones are then trained as usual.
 
-The trials lie in <run>/tuning.db (SQLite) and, while they last, <run>/trial_<hash>/: the same command goes
-on where it stopped.
+Trials are kept in <run>/tuning.db (SQLite), unfinished ones in <run>/trial_<hash>/, so that the same command
+continues after a stop.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ def open_study(folder: Path) -> Study:
 
 
 def suggest(
-    trial: Trial, base: TrainingFlags, options: dict[str, Any], at_once: bool, further: bool
+    trial: Trial, base: TrainingFlags, options: dict[str, Any], is_sklearn: bool, has_other_targets: bool
 ) -> tuple[dict, dict]:
     """A trial's training settings and head options.
 
     Args:
-        options: the head's, with their defaults. at_once: is it fitted without epochs? further: has it
-            targets that mixing would move?
+        options: the head's, with their defaults. is_sklearn: is it a scikit-learn head, without epochs?
+            has_other_targets: does it predict further views, which mixing would change?
     """
     chosen = {
         key: trial.suggest_float(f"head.{key}", low, high, log=log)
         for key, (low, high, log) in OPTIONS.items()
         if isinstance(options.get(key), float)
     }
-    if at_once:
+    if is_sklearn:
         return {}, chosen
     training = {
         "lr": trial.suggest_float("lr", base.lr / 8, base.lr * 8, log=True),
@@ -80,13 +80,13 @@ def suggest(
         "batch_size": trial.suggest_categorical("batch_size", sorted({16, 32, 64, 128, base.batch_size})),
         "epochs": trial.suggest_int("epochs", max(1, base.epochs // 2), 2 * base.epochs),
     }
-    if not further and base.mixup_pairs == "any":
+    if not has_other_targets and base.mixup_pairs == "any":
         training["mixup"] = trial.suggest_float("mixup", 0.0, 1.0)
     return training, chosen
 
 
 def keep_trial_in_process(base: TrainingFlags, head: HeadSpec, options: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's own settings as the first trial; only what lies within the space counts."""
+    """The recipe's own settings as the first trial; only those inside the search space count."""
     keys = ("lr", "weight_decay", "label_smoothing", "batch_size", "epochs", "mixup")
     values: dict[str, Any] = {key: getattr(base, key) for key in keys}
     values["weight_decay"] = min(max(values["weight_decay"], 1e-4), 0.5)
@@ -101,7 +101,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
     """The job with the best settings and head options that so many trials find; None if the time ran out.
 
     Args:
-        job: the recipe's own. folder: the run's, which this process holds. wanted: the folds to tune on.
+        job: the recipe's own. folder: the run's, locked by this process. wanted: the folds to tune on.
     Raises:
         UserError: no Optuna; no trial that could be trained.
     """
@@ -109,23 +109,23 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         empty_folder(folder)
         job.machine = replace(job.machine, fresh=False)
     base, head = job.settings, job.head_spec
-    options, at_once = models.get_options(head.name), estimators.is_sklearn_head(head.build)
-    further = bool(job.head and job.head.also)
+    options, is_sklearn = models.get_options(head.name), estimators.is_sklearn_head(head.build)
+    has_other_targets = bool(job.head and job.head.also)
     job.head = None
     study = open_study(folder)
     import optuna
     from optuna.trial import TrialState
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         print(text, flush=True)
         append_text(folder / "training_log.txt", text + "\n")
 
-    say(
-        f"tuning on fold {', '.join(map(str, wanted))}: {trials} trials; the settings are chosen by these "
-        "folds' labels, so what they score there afterwards flatters"
+    log(
+        f"tuning on fold {', '.join(map(str, wanted))}: {trials} trials; their labels choose the settings, "
+        "so scores on these folds will be optimistic"
     )
     for stale in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(stale.number, state=TrialState.FAIL)  # a kill came: the same again, from its checkpoints
+        study.tell(stale.number, state=TrialState.FAIL)  # killed: repeat it from its checkpoints
         study.enqueue_trial(stale.params)
     if not study.trials:
         study.enqueue_trial(keep_trial_in_process(base, head, options))
@@ -133,20 +133,20 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         if len(done) >= trials:
             break
-        # Of the number of trials alone, so that a kill changes nothing of what is drawn.
+        # Seeded by the number of trials alone, so that a kill does not change what is sampled.
         study.sampler = optuna.samplers.TPESampler(
             seed=int(np.random.SeedSequence((base.seed, len(done))).generate_state(1)[0]),
             n_startup_trials=STARTUP,
         )
         trial = study.ask()
-        training, chosen = suggest(trial, base, options, at_once, further)
-        # A trial is of one seed, and of the folds alone: what they score is all that it is for.
+        training, chosen = suggest(trial, base, options, is_sklearn, has_other_targets)
+        # One seed and no models on all clips: a trial is only for its score.
         trial_job = job.copy_with(replace(base, **training, seeds=1, refit=False), {**head.options, **chosen})
         trial_folder = folder / f"trial_{compute_fingerprint(trial.params)[:8]}"
         try:
             value, pruned = _try(trial, trial_job, trial_folder, wanted, deadline)
-        except (UserError, models.HeadError) as error:  # such as a loss that is no number
-            say(f"trial {len(done) + 1}/{trials} cannot be trained: {' '.join(str(error).split())}")
+        except (UserError, models.HeadError) as error:  # such as a NaN loss
+            log(f"trial {len(done) + 1}/{trials} failed: {' '.join(str(error).split())}")
             value, pruned = float("-inf"), True
         if value is None:
             return None
@@ -157,48 +157,49 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         words = "  ".join(
             f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}" for key, v in trial.params.items()
         )
-        say(
-            f"trial {len(done) + 1}/{trials}: {base.metric} {value:.4f}{' (given up)' if pruned else ''}  "
-            f"{words}"
+        log(
+            f"trial {len(done) + 1}/{trials}: {base.metric} "
+            f"{value:.4f}{' (stopped early)' if pruned else ''}  {words}"
         )
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise UserError(
-            f"{folder}: no trial could be trained to its end: give the recipe a lower --lr, or tune with "
-            "more trials"
+            f"{folder}: no trial could be trained to its end: lower --lr, or tune with more trials"
         )
     best = study.best_trial
-    training, chosen = suggest(optuna.trial.FixedTrial(best.params), base, options, at_once, further)
-    say(
-        f"best of {trials}: {base.metric} {best.value:.4f} (less {TIE:g} of the log loss), which flatters: "
+    training, chosen = suggest(
+        optuna.trial.FixedTrial(best.params), base, options, is_sklearn, has_other_targets
+    )
+    log(
+        f"best of {trials}: {base.metric} {best.value:.4f} (minus {TIE:g} x log loss); optimistic, because "
         "it was chosen on these folds"
     )
     return job.copy_with(replace(base, **training), {**head.options, **chosen})
 
 
 def mark_run(run: Run, wanted: list[int]) -> None:
-    """Say in the scores and in the log that the settings were chosen on the folds that are scored."""
+    """Note in the scores and in the log that the settings were chosen on the folds that are scored."""
     warning = (
-        f"settings chosen by --tune on fold {', '.join(map(str, wanted))}: the scores of these folds "
-        "flatter, the final epoch's too"
+        f"settings chosen by --tune on fold {', '.join(map(str, wanted))}: the scores of these folds are "
+        "optimistic, those of the last epoch too"
     )
     run.write_json("scores", {**read_json(run.folder / "scores.json"), "tuned": warning})
-    run.log(warning)
+    run.log(f"warning: {warning}")
 
 
 def _try(
     trial: Trial, job: Job, folder: Path, wanted: list[int], deadline: Deadline
 ) -> tuple[float | None, bool]:
-    """Pooled out-of-fold value of a trial, of the final epochs, fold by fold until the pruner gives it up;
-    None if the time ran out."""
+    """Pooled out-of-fold score of a trial at the last epoch, and whether the pruner stopped it after some
+    folds; None if the time ran out."""
     run = job.begin(folder, False, quiet=True)
-    seen: list[int] = []
+    done: list[int] = []
     value = float("-inf")
     for step, number in enumerate(wanted):
         if not cross_validation.train_folds(job, run, [number], deadline):
             return None, False
-        seen.append(number)
-        truth = np.concatenate([job.rows.truth[job.numbers == n] for n in seen])
-        predicted = np.concatenate([run.get_fold_folder(n).load_predictions("last") for n in seen])
+        done.append(number)
+        truth = np.concatenate([job.rows.truth[job.numbers == n] for n in done])
+        predicted = np.concatenate([run.get_fold_folder(n).load_predictions("last") for n in done])
         value = metrics.compute_gain(job.settings.metric, predicted, truth) + TIE * metrics.compute_gain(
             "log_loss", predicted, truth
         )

@@ -1,4 +1,4 @@
-"""What is done to a training batch; everything random comes from the generators that are handed in."""
+"""Augmentation of training batches; all randomness comes from the generators that are passed in."""
 
 from __future__ import annotations
 
@@ -85,15 +85,13 @@ def check_crop(head: nn.Module, x: Tensor, mask: Tensor | None, share: float, au
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--crop-share {share:g}: this head takes windows of one length only ({reason}): leave it out, "
-            "or "
-            "choose another head"
+            f"--crop-share {share:g}: this head takes windows of one length only ({reason}): leave "
+            "--crop-share out, or choose another head"
         ) from None
 
 
 def shift_frequency(x: Tensor, reach: float, rng: np.random.Generator) -> Tensor:
-    """Move every row's spectrum by up to `reach` bins either way; the edge bins fill what opens; (B, D, F,
-    T)."""
+    """Move every row's spectrum by up to `reach` bins either way; edge bins are repeated; (B, D, F, T)."""
     bins = x.shape[2]
     at = np.clip(np.arange(bins) + rng.uniform(-reach, reach, len(x))[:, None], 0, bins - 1)
     lower = np.floor(at).astype(np.int64)
@@ -111,7 +109,7 @@ def _interpolate(x: Tensor, lower: np.ndarray, upper: np.ndarray, share: np.ndar
 
 
 def is_enabled(settings: TrainingFlags) -> bool:
-    """Do the settings ask for anything at all?"""
+    """Do the settings ask for any augmentation?"""
     spans = settings.num_masks and (settings.time_mask or settings.frequency_mask)
     return bool(
         settings.time_shift
@@ -132,7 +130,7 @@ def augment_batch(
     rng: np.random.Generator,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """All that the settings ask for: move, stretch, crop, turn up or down, then masks and mixing.
+    """Apply the augmentations of the settings: shift, stretch, crop, gain, then masks and mixing.
 
     Masks lie under a mixup of the batch, as it was published, and over a mix of two sounds, which is one new
     sound.
@@ -185,8 +183,8 @@ def mix_rows(
     Args:
         x, mask: (B, D, F, T), (B, T); a mixed frame is real where either was.
         targets: (B, classes) shares.
-        weights: (B,) what the rows count in the loss. A mixed row says as much about each clip's label as the
-            clip's share in it, so its weight is the mean of the two by the same shares.
+        weights: (B,) what the rows count in the loss. The weight of a mixed row is the mean of its two
+            clips', by their shares in it.
     """
     count = len(x)
     if settings.mixup_pairs == "any":

@@ -1,4 +1,4 @@
-"""A fold's folder: its last and best checkpoints."""
+"""The folder of a fold: its last and best checkpoints and its predictions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ HEADER = 100 << 20  # bytes: safetensors' own limit
 
 
 class FoldFolder:
-    """runs/<name>/fold_<n>/, or another part's: `last/` for resuming, `best/` for predicting, the fold's own
-    predictions.
+    """runs/<name>/fold_<n>/ or refit_<seed>/: `last/` for resuming, `best/` for predicting, and the fold's
+    out-of-fold predictions.
 
-    Every file is vouched for by the checksums in `last/state.json` and `best/head.json`; what does not match
-    is never used.
+    `last/state.json` and `best/head.json` hold checksums of the other files, which are verified before use.
     """
 
     STATE, HEAD, WEIGHTS, OPTIMIZER = "state.json", "head.json", "model.safetensors", "optimizer.safetensors"
@@ -35,13 +34,12 @@ class FoldFolder:
         self.folder = folder
 
     def _read_with_checksum(self, which: str) -> dict:
-        """The JSON of `last` or `best`, its files checked; UserError with the way out where one is
-        damaged."""
+        """The JSON of `last` or `best` after its files are verified; UserError where one is damaged."""
         try:
             return self._verify(which)
         except checksums.CorruptFile as error:
             raise UserError(
-                f"{error}: run train.py again, it sets that aside and trains the fold anew"
+                f"{error}: run train.py again, which sets it aside and trains the fold again"
             ) from None
 
     def _verify(self, which: str) -> dict:
@@ -56,10 +54,9 @@ class FoldFolder:
         return find_content(self.folder / which) or self.folder / which
 
     def quarantine_corrupt(self) -> str | None:
-        """Set a damaged checkpoint aside, as last.damaged or best.damaged; the line to say about it, None
-        where all is sound.
+        """Rename a damaged checkpoint to last.damaged or best.damaged; the line to log, None if none is.
 
-        Without its best weights a fold has to be trained from its start, so `last` then goes as well.
+        A fold without its best weights is trained from its start, so `last` is then removed as well.
         """
         for which in ("last", "best"):
             if not recover_folder(self.folder / which):
@@ -106,7 +103,7 @@ class FoldFolder:
             checksums.write(new / self.STATE, state, *files)
 
     def save_best(self, weights: dict, about: dict) -> None:
-        """Replace `best/`: weights, and under "head" all that rebuilding it needs."""
+        """Replace `best/`: weights, and under "head" the config that rebuilds it."""
         with replace_folder(self.folder / "best") as new:
             _save_tensors(new / self.WEIGHTS, weights)
             checksums.write(new / self.HEAD, about, self.WEIGHTS)
@@ -118,7 +115,7 @@ class FoldFolder:
             which: "best" or "last" (described by `best/head.json`, which every fold has).
         """
         if find_content(self.folder / which) is None or find_content(self.folder / "best") is None:
-            raise UserError(f"{self.folder} has no {which} checkpoint yet: run train.py on")
+            raise UserError(f"{self.folder} has no {which} checkpoint yet: continue training with train.py")
         about, weights = self._read_with_checksum("best"), self._find(which) / self.WEIGHTS
         if which == "last":
             self._read_with_checksum("last")
@@ -127,14 +124,14 @@ class FoldFolder:
         return head.to(device)
 
     def _read_state(self) -> dict | None:
-        """What `last/state.json` says, None where nothing was saved; without reading the weights."""
+        """The content of `last/state.json`, None where nothing was saved; the weights are not read."""
         if find_content(self.folder / "last") is None:
             return None
         try:
             return checksums.read(self._find("last") / self.STATE)
         except checksums.CorruptFile as error:
             raise UserError(
-                f"{error}: run train.py again, it sets that aside and trains the fold anew"
+                f"{error}: run train.py again, which sets it aside and trains the fold again"
             ) from None
 
     def is_complete(self) -> bool:
@@ -152,11 +149,11 @@ class FoldFolder:
         checksums.write_array(self.folder / f"valid_{kind}.npy", found)
 
     def load_predictions(self, kind: str) -> np.ndarray | None:
-        """What `save_predictions` wrote; None where there is none, or none that its checksum vouches for."""
+        """What `save_predictions` wrote; None where it is missing or its checksum differs."""
         return checksums.read_array(self.folder / f"valid_{kind}.npy")
 
     def forget_predictions(self) -> None:
-        """Remove the fold's predictions: its head will be another."""
+        """Remove the fold's predictions, because its head will be another."""
         for path in self.folder.glob("valid_*"):
             path.unlink()
 
@@ -170,7 +167,7 @@ def build_head(described: Any, weights: Path, where: Path) -> Head:
         weights: the safetensors that will be loaded into it.
         where: the description's file, for the message.
     Raises:
-        UserError: nothing here can be built of it, or the weights are those of something else.
+        UserError: no head can be built from it, or the weights belong to another head.
     """
     import torch
 

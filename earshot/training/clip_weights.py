@@ -1,5 +1,5 @@
-"""The clips' weights as the loss takes them: one for each row. Scores never see them: validation, out-of-fold
-predictions and the hold-out count every clip alike, as a leaderboard does."""
+"""Clip weights in the loss, one per row. Scores ignore them and count every clip alike, as a leaderboard
+does."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ def weigh_rows(
 ) -> np.ndarray:
     """(rows,) float32: each row's weight, its clip's.
 
-    A copy that is mixed of two clips says as much about each clip's label as the clip's share in it, so its
-    weight is the mean of theirs by these shares.
+    The weight of a copy mixed of two clips is the mean of theirs, by their shares in it.
 
     Args:
         weights: (clips,) of the training clips; clips beyond, which have no label, count 1.

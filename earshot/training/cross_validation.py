@@ -1,5 +1,5 @@
-"""Cross-validation: every fold trained with every seed, then a model on all clips; each fold's own clips
-predicted by a model that has not seen them."""
+"""Cross-validation: every fold is trained with every seed and predicts its own clips; then models are trained
+on all clips, with --refit."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Report = Callable[[str | None], None]  # takes a line for the log, and None afte
 
 
 def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bool:
-    """Train what is not finished of the wanted folds with every seed, and of the models on all clips; False
-    if the time ran out, at a safe point.
+    """Train the unfinished models of the wanted folds, and those on all clips; False if the time ran out, at
+    a safe point.
 
-    With several devices each has a process, which takes one model after the other. The results are those of
-    one such device with as many threads.
+    With several devices each has its own process, which trains one model after the other. The results are
+    the same as on one such device with as many threads.
     """
     training = asdict(job.settings)
     slots, all_slots = list_slots(training, wanted), list_slots(training, list_folds(job.numbers))
@@ -54,7 +54,7 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
         try:
             run.write_metrics(all_slots)
         except UserError:
-            # Another process is just replacing its checkpoint; there is a next time, and the last is below.
+            # Another process is replacing its checkpoint. The file is written again later.
             pass
 
     # The devices are alike in precision and layout, which were decided once for the run.
@@ -68,7 +68,7 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
         if len(job.devices) == 1:
             worker = FoldWorker(devices[0], *arguments)
             for index, task in enumerate(queue):
-                # The first in any case: else a short --max-hours would never come to an end.
+                # The first one always starts: with a short --max-hours the run would otherwise never get on.
                 done = not (index and deadline.is_over()) and worker(task, report, deadline)
                 if not done:
                     break
@@ -77,7 +77,7 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
                 team.wait_until_ready()
                 done = team.run(queue, report, deadline)
     run.write_metrics(all_slots)  # again: a kill may have come before the last time
-    # A signal that came while the last fold was predicted has waited long enough.
+    # A signal may have come while the last fold was predicted.
     return done and SIGNALS.waiting is None
 
 
@@ -85,9 +85,9 @@ class FoldWorker:
     """Trains models and predicts their folds on one device: in this process, or in one of its own.
 
     Args:
-        rows: the training split, or what loads it on the device, where a process has to do that on its own.
+        rows: the training split, or a function that loads it, called in each process with its device.
         numbers: (clips,) each clip's fold.
-        build: makes a fresh head.
+        build: returns a head with fresh weights.
         save_every: minutes between checkpoints inside an epoch.
     """
 
@@ -121,7 +121,9 @@ class FoldWorker:
         absent = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
         if len(absent):
             names = ", ".join(self.run.classes[index] for index in absent)
-            report(f"{slot.name}: no clip outside it has the label {names}")
+            report(
+                f"warning: {slot.name}: no training clip has the label {names}, which validation clips have"
+            )
         if estimators.is_sklearn_head(self.build):
             estimators.fit_head(self.build, rows, fold, self.settings, folder, self.device, report)
             report(None)
@@ -143,10 +145,9 @@ class FoldWorker:
         """Which clips a model is trained on, and which validate it: none where it is trained on all."""
         if slot.fold is None:
             everyone = np.ones(len(self.numbers), dtype=bool)
-            return Fold(ALL_CLIPS, 1, 1, everyone, ~everyone, slot)
-        place, count = self.fold_numbers.index(slot.fold) + 1, len(self.fold_numbers)
+            return Fold(ALL_CLIPS, 1, everyone, ~everyone, slot)
         train = select_training_clips(self.numbers, self.rows.groups, slot.fold)
-        return Fold(slot.fold, place, count, train, self.numbers == slot.fold, slot)
+        return Fold(slot.fold, len(self.fold_numbers), train, self.numbers == slot.fold, slot)
 
     def predict_fold(self, slot: ModelSlot) -> None:
         """Write valid_best.npy and valid_last.npy, (clips of the fold, classes), those that are missing."""

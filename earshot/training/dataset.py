@@ -1,4 +1,4 @@
-"""Cached rows as batches on the device."""
+"""Rows of a cache as batches on the device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AT_ONCE = 1 << 25
 
 
 class Batch(NamedTuple):
-    """What a training step takes, all of it on the device but `rows`, the row numbers.
+    """Input of a training step, all of it on the device except `rows`, the row numbers.
 
     `x` (B, D, F, T), `mask` (B, T) or None, `targets` (B, classes), `weights` (B,) or None, and under their
     names the further views that the head learns from.
@@ -47,7 +47,7 @@ class WindowDataset:
     `span` is how many seconds the view's time axis stands for. `clip` (rows,) is each row's clip, `ids`
     (clips,) the names, `labels` (clips,) the class index or -1, `targets` (clips, classes) 0/1 with a row of
     zeros where there is no label, `weights` (clips,) what each counts in the loss, None where all count 1.
-    Row numbers from `len(self)` on are copies: training alone asks for them, by `pick_epoch_rows`. Those from
+    Row numbers from `len(self)` on are copies, which only training uses, by `pick_epoch_rows`. Those from
     `labelled` on are of clips without labels: training draws them, by `sample_unlabelled`, once
     `with_pseudo_labels` has given them soft labels.
 
@@ -91,12 +91,12 @@ class WindowDataset:
         owners = [
             np.asarray(part["clip"]) + (len(self.ids) if part is unlabelled else 0) for part in self.parts
         ]
-        self.whose, self.labelled = (
+        self.clip_of_row, self.labelled = (
             np.concatenate(owners),
             sum(len(part["clip"]) for part in self.parts if part is not unlabelled),
         )
-        self.everyone = self.ids if unlabelled is None else np.concatenate([self.ids, unlabelled["ids"]])
-        self.soft = np.zeros((len(self.everyone) - len(self.ids), len(classes)), dtype=np.float32)
+        self.all_ids = self.ids if unlabelled is None else np.concatenate([self.ids, unlabelled["ids"]])
+        self.soft = np.zeros((len(self.all_ids) - len(self.ids), len(classes)), dtype=np.float32)
         self.weight, self.pool = 0.0, np.zeros(0, dtype=np.int64)
         self.copy = None if augmented is None else np.asarray(augmented["copy"])
         self.partner = None if augmented is None else np.asarray(augmented["partner"])
@@ -111,18 +111,21 @@ class WindowDataset:
             name: self._place([part[name] for part in self.parts]) for name in (view, *self.also.values())
         }
         self.view = view
-        self._columns = {"whose": self._to_device(self.whose.astype(np.int64))}
+        self._columns = {"clip_of_row": self._to_device(self.clip_of_row.astype(np.int64))}
         if self.masked:
             self._columns |= {
                 "frames": self._to_device(self.frames),
                 "time": torch.arange(frames, device=self.device),
             }
         if self.weights is not None:
-            of_rows = clip_weights.weigh_rows(self.weights, self.whose, len(self), self.partner, self.share)
+            of_rows = clip_weights.weigh_rows(
+                self.weights, self.clip_of_row, len(self), self.partner, self.share
+            )
             self._columns["weight"] = self._to_device(of_rows)
         if self.partner is not None:
             own, rest = (
-                np.zeros(count, dtype=np.int64) for count in (len(self), len(self.whose) - self.labelled)
+                np.zeros(count, dtype=np.int64)
+                for count in (len(self), len(self.clip_of_row) - self.labelled)
             )
             self._columns |= {
                 "partner": self._to_device(
@@ -147,8 +150,7 @@ class WindowDataset:
 
     @property
     def truth(self) -> np.ndarray:
-        """What scores compare with: (clips,) class indices, or (clips, classes) 0/1 where clips have several
-        labels."""
+        """The true labels for scores: (clips,) class indices; if multi-label, (clips, classes) 0/1."""
         return self.targets.astype(np.int64) if self.multilabel else self.labels
 
     @property
@@ -160,8 +162,8 @@ class WindowDataset:
         return torch.from_numpy(values).to(self.device)
 
     def _place(self, arrays: list[np.ndarray]) -> Tensor | list[np.ndarray]:
-        """A view on the device where the memory granted allows it, ready to use if possible; else as it lies
-        on disk."""
+        """A view on the device if it fits into the memory that is left, as float32 if possible; else the
+        arrays on the disk."""
         count, shape = sum(map(len, arrays)), arrays[0].shape[1:]
         own = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
         for kind in (torch.float32, own) if own.is_floating_point else (own,):
@@ -179,7 +181,7 @@ class WindowDataset:
         return arrays
 
     def _fetch(self, name: str, rows: np.ndarray) -> Tensor:
-        """A view's rows out of the file, on the CPU."""
+        """Rows of a view from the file, on the CPU."""
         found = self.views[name]
         if len(found) == 1:
             return torch.from_numpy(np.asarray(found[0][rows]))
@@ -191,7 +193,7 @@ class WindowDataset:
         return torch.from_numpy(values)
 
     def _take(self, name: str, rows: np.ndarray, index: Tensor) -> Tensor:
-        """A view's rows on the device: out of what lies there, else from the disk."""
+        """Rows of a view on the device: from its memory, else from the disk."""
         resident = self.views[name]
         return resident[index] if isinstance(resident, Tensor) else self._fetch(name, rows).to(self.device)
 
@@ -255,11 +257,11 @@ class WindowDataset:
         """(B, classes) shares of the classes; a copy that is mixed of two clips has both clips' labels."""
         if self.partner is None:
             if self._wanted is None:
-                self._wanted = self._to_device(np.concatenate([self.targets, self.soft])[self.whose])
+                self._wanted = self._to_device(np.concatenate([self.targets, self.soft])[self.clip_of_row])
             return self._wanted[index]
         if self._wanted is None:
             self._wanted = self._to_device(np.concatenate([self.targets, self.soft]))
-        found = self._wanted[self._columns["whose"][index]]
+        found = self._wanted[self._columns["clip_of_row"][index]]
         partner, share = self._columns["partner"][index], self._columns["share"][index][:, None]
         other = self._wanted[partner.clamp(min=0)]
         both = torch.maximum(found, other) if self.multilabel else share * found + (1 - share) * other
@@ -269,11 +271,12 @@ class WindowDataset:
         """(copies,) which copies hold nothing but clips of the given rows."""
         allowed = np.zeros(len(self.ids), dtype=bool)
         allowed[self.clip[rows]] = True
-        return allowed[self.whose[len(self) : self.labelled]] & ((self.partner < 0) | allowed[self.partner])
+        return allowed[self.clip_of_row[len(self) : self.labelled]] & (
+            (self.partner < 0) | allowed[self.partner]
+        )
 
     def add_copies(self, rows: np.ndarray) -> np.ndarray:
-        """The given rows and all their copies that hold nothing from outside: what training will see in the
-        end."""
+        """The given rows and all their usable copies: everything that training will see."""
         return (
             rows
             if self.copy is None
@@ -281,12 +284,10 @@ class WindowDataset:
         )
 
     def pick_epoch_rows(self, rows: np.ndarray, epoch: int) -> np.ndarray:
-        """The rows that stand for the given ones in an epoch: every clip as it is, then its copies, in turn
-        by epoch.
+        """The rows of an epoch: each clip itself or one of its copies, which take turns by epoch.
 
-        A copy that is mixed with a clip outside the given rows is passed over for the next: nothing of a
-        validation fold gets into training. Clips start their turns at different places, so that every epoch
-        sees all kinds.
+        A copy mixed with a clip outside the given rows is skipped, so no validation clip gets into training.
+        Clips start at different copies, so that every epoch has all kinds.
 
         Args:
             rows: the training rows, none of them copies.
@@ -295,11 +296,11 @@ class WindowDataset:
         if self.copy is None or not len(self.copy):
             return rows
         count = int(self.copy.max()) + 1
-        made, good = self.whose[len(self) : self.labelled], self._find_usable_copies(rows)
+        made, good = self.clip_of_row[len(self) : self.labelled], self._find_usable_copies(rows)
         usable = np.zeros((len(self.ids), count + 1), dtype=bool)
         usable[:, 0] = True
         usable[made[good], self.copy[good] + 1] = True
-        # the order in which a clip tries
+        # the order in which a clip's copies are tried
         turn = (epoch - 1 + np.arange(len(self.ids)))[:, None] + np.arange(count + 1)
         order = turn % (count + 1)
         first = np.take_along_axis(usable, order, 1).argmax(1)
@@ -315,14 +316,13 @@ class WindowDataset:
         """
         found = copy.copy(self)
         found.soft, found._wanted, known = np.nan_to_num(soft), None, np.isfinite(soft).all(1)
-        found.pool = np.flatnonzero(known[self.whose[self.labelled :] - len(self.ids)]) + self.labelled
+        found.pool = np.flatnonzero(known[self.clip_of_row[self.labelled :] - len(self.ids)]) + self.labelled
         found.weight = share
         return found
 
     def sample_unlabelled(self, seed: int, most: int | None = None) -> np.ndarray:
-        """The rows without labels that an epoch learns from, with every seed as many; of at most so many
-        windows of each clip."""
-        pool = window_pooling.sample_windows(self.pool, self.whose, most, seed)
+        """The rows without labels of an epoch, as many with every seed; `most` windows per clip."""
+        pool = window_pooling.sample_windows(self.pool, self.clip_of_row, most, seed)
         return np.random.default_rng((seed, 1)).choice(pool, round(self.weight * len(pool)), replace=False)
 
     def find_rows(self, clips: np.ndarray) -> np.ndarray:
@@ -336,7 +336,7 @@ def check_extra_views(also: Sequence[str], views: Mapping[str, str], settings: T
     for kind in also:
         if kind not in views.values():
             raise UserError(
-                f"this head learns from the kind {kind} too, which the cache lacks (it has "
+                f"this head also learns from {kind}, which the cache lacks (it has "
                 f"{', '.join(views)}): extract it, for example with --extractor encodec --views "
                 f"{' '.join([*views, kind])}"
             )

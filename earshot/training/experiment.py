@@ -1,4 +1,4 @@
-"""One run from a cache and a recipe: prepared, begun, trained; train.py does it once, the bake-off for every
+"""A run from a cache and a recipe: its head, its clips, its folder. train.py has one, the bake-off one per
 candidate."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from earshot.training.run import CONFIG, Run, build_metadata
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """Which head, on which view and of which shape, with which options."""
+    """A head's name, view, input shape and options."""
 
     name: str
     view: str
@@ -44,7 +44,7 @@ class HeadSpec:
     options: dict[str, Any]
 
     def build(self) -> models.Head:
-        """A fresh one."""
+        """Build the head with fresh weights."""
         return models.build(self.name, self.input_shape, self.num_classes, **self.options)
 
 
@@ -55,10 +55,10 @@ def describe_head(
     view: str | None = None,
     options: dict[str, str] | None = None,
 ) -> HeadSpec:
-    """The head that a recipe and the flags over it mean on this cache.
+    """The head of a recipe on this cache, with what the flags change.
 
     Args:
-        head, view: flags, over the recipe. options: of the head, as text.
+        head, view: flags, which overrule the recipe. options: of the head, as text.
     Raises:
         UserError: the cache has no view that the head takes. HeadError: an option that it does not have.
     """
@@ -104,13 +104,13 @@ def find_misfit(name: str, options: dict[str, Any], cache: Cache, view: str) -> 
     wanted = ", ".join(f"{key} {needs[key]}" for key in differ)
     there = ", ".join(f"{key} {has.get(key, 'unknown')}" for key in differ)
     return (
-        f"{cache.folder} has a {cache.kinds[view]} of other settings than the weights of {name} need "
+        f"{cache.folder} has a {cache.kinds[view]} with other settings than the weights of {name} need "
         f"({wanted}; {view} has {there}): {_suggest_ways_out(name, needs)}"
     )
 
 
 def _explain_no_view(name: str, options: dict[str, Any], cache: Cache) -> str:
-    """The line where a cache has no view of a kind that a head takes."""
+    """The error for a cache without a view of a kind that a head takes."""
     return (
         f"{cache.folder} has no {' or '.join(models.get_kinds(name))}, which {name} needs (it has "
         f"{', '.join(cache.shapes)}): {_suggest_ways_out(name, models.get_needs(name, options))}"
@@ -127,10 +127,10 @@ class Job:
     """A run's parts, made from its settings; nothing is written before `begin`.
 
     Args:
-        fold_seed: of folds that are made, where it is not the training's.
-        flags: of which --pseudo may name a run that teaches this one.
+        fold_seed: of the folds that are made, if other than the training's.
+        flags: --pseudo among them names the run that predicts pseudo-labels.
     Raises:
-        UserError: a device, further views, folds or a teacher that there are not.
+        UserError: a device, view, fold or run of pseudo-labels is missing.
     """
 
     def __init__(
@@ -146,18 +146,21 @@ class Job:
         flags = flags or RunFlags()
         self.cache, self.recipe, self.head_spec, self.flags = cache, recipe, head_spec, flags
         self.settings, self.machine = settings, machine
-        # One head, to count its parameters and to try precisions on: up to a gigabyte, so `begin` lets it go.
+        # A head to count parameters and try precisions with. It may take a gigabyte, so `begin` releases it.
         head = head_spec.build()
         self.head: models.Head | None = head
         if flags.pseudo and head.is_sklearn:
             raise UserError(
-                f"--pseudo: {head_spec.name} is fitted at once, to labels alone: choose another head, or "
-                "leave it out"
+                f"--pseudo: {head_spec.name} is a scikit-learn head, which cannot be trained on "
+                "pseudo-labels: choose another head, or leave --pseudo out"
             )
         self.notes: list[str] = []
         if settings.seeds > 1 and head.is_sklearn:
             self.settings = settings = replace(settings, seeds=1)
-            self.notes.append(f"seeds: one, {head_spec.name} is fitted at once and the same with all of them")
+            self.notes.append(
+                f"seeds: only one, since {head_spec.name} is a scikit-learn head, which is the same with "
+                "every seed"
+            )
         self.devices = worker_pool.choose(machine.device, settings.precision)
         self.device = self.devices[0]
         self.load = partial(
@@ -178,7 +181,7 @@ class Job:
         if self.rows.weights is not None:
             ignored = head.is_sklearn and not head.weighted
             self.notes.append(
-                f"weights: ignored, {head_spec.name} counts all training clips alike"
+                f"weights: ignored, because {head_spec.name} cannot weight clips"
                 if ignored
                 else clip_weights.format_weights(self.rows.weights)
             )
@@ -210,16 +213,17 @@ class Job:
         return Job(self.cache, self.recipe, head_spec, settings, self.machine, flags=self.flags)
 
     def name(self) -> str:
-        """The run's name where the user gives none: the recipe's and 8 hex digits of the settings."""
+        """The default name of the run: the recipe's and 8 hex digits of the settings."""
         return f"{self.recipe}-{compute_fingerprint(self.record)[:8]}"
 
     def begin(self, folder: Path, named: bool, quiet: bool = False) -> Run:
-        """Make the run's folder, or continue what is there or what an earlier session left; for who holds its
-        lock.
+        """Make the run's folder, or continue the run that is there or in an earlier session's output.
+
+        The caller holds the folder's lock.
 
         Args:
             named: did the user name the run?
-            quiet: keep what it says to its log.
+            quiet: write its lines to the log file only.
         Raises:
             UserError: the folder holds a run with other settings.
         """
@@ -238,7 +242,7 @@ class Job:
         if not quiet:
             latest.begin(folder.parent, folder.name, "train.py")
         self.device = run.adapt_device(self.device)
-        rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
+        rows, several_labels = self.rows, ", multi-label" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
         pseudo_labels.write_pseudo_labels(
             run,
@@ -255,13 +259,13 @@ class Job:
         for note in self.notes:
             run.log(note)
         run.log(
-            f"folds: {self.fold_note}; {len(rows.ids)} clips, {len(rows)} windows; device: "
-            f"{worker_pool.describe_devices(self.devices)}"
+            f"folds: {folds.format_numbers(self.numbers)} ({self.fold_note}); {len(rows.ids)} clips, "
+            f"{len(rows)} windows; device: {worker_pool.describe_devices(self.devices)}"
         )
         return run
 
     def check_disk_space(self, run: Run, models_wanted: int, models_missing: int) -> str:
-        """The line about what the run takes on the disk; an error where that is more than is free."""
+        """The line about the disk space of the run; UserError where less is free."""
         whole, missing = estimate_bytes(self.stored, models_wanted, models_missing, self.settings)
         return disk_space.check_space(run.folder, whole, missing)
 
@@ -271,8 +275,7 @@ class Job:
 
 
 def locate_weights(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a head that has AST inside: its weights are taken from what is attached where they are
-    named by a hub id."""
+    """A head's options, in which weights named by a hub id are replaced by attached ones if there are any."""
     weights = options.get("weights")
     if not isinstance(weights, str) or Path(weights).expanduser().exists() or get_input_root() is None:
         return options
@@ -283,11 +286,10 @@ def locate_weights(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def estimate_bytes(parameters: int, folds: int, missing: int, settings: TrainingFlags) -> tuple[int, int]:
-    """Bytes that a run will take, and those that training the missing folds still needs.
+    """Bytes that a run will take, and bytes that training its missing folds still needs.
 
-    A fold keeps the weights of its best and its last epoch. While it trains there are an optimiser's two
-    tensors for each, the raw weights under a moving average, and a second set of all of it while a checkpoint
-    is replaced.
+    A fold keeps the weights of its best and its last epoch. A checkpoint in training also has the optimiser's
+    two tensors per weight and the raw weights beneath a moving average. While it is replaced there are two.
     """
     weights = 4 * parameters
     working = weights * (1 + 2 + bool(settings.ema or settings.snapshots))

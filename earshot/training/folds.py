@@ -1,4 +1,4 @@
-"""Which clip is validated in which fold; no group ever straddles two."""
+"""Assignment of clips to folds; a group is never split between folds."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def assign_folds(
     """
     scored = folds != TRAIN_ONLY
     if not scored.any():
-        raise UserError(
-            f"all {len(folds)} training clips are only to be trained on: none is left to validate with"
-        )
+        raise UserError(f"all {len(folds)} training clips are for training only: none is left for validation")
     found = np.full(len(folds), TRAIN_ONLY, dtype=np.int64)
     found[scored], about = _assign_validation_clips(labels[scored], folds[scored], groups[scored], k, seed)
     if not scored.all():
@@ -43,20 +41,28 @@ def assign_folds(
 
 
 def select_training_clips(numbers: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
-    """(clips,) which clips the model of a fold is trained on: those of no other group that it validates.
+    """(clips,) booleans of the training clips of a fold: those outside it that share no group with it.
 
     Clips outside the fold share a group with it only where they are trained on only.
 
     Args:
-        numbers: (clips,) what `assign_folds` gave. groups: (clips,) as there.
+        numbers: (clips,) from `assign_folds`. groups: (clips,) as there.
     """
     held = numbers == fold
     return ~held & ~np.isin(groups, np.setdiff1d(groups[held], [""]))
 
 
 def list_folds(numbers: np.ndarray) -> list[int]:
-    """The folds that there are, in order; clips of none (-1, -2) aside."""
+    """The existing folds in order, without -1 and -2."""
     return sorted(int(n) for n in np.unique(numbers) if n >= 0)
+
+
+def format_numbers(numbers: np.ndarray) -> str:
+    """The folds that there are as text, such as "0-4", or "1, 3" where some numbers are missing."""
+    every = list_folds(numbers)
+    if len(every) > 2 and every[-1] - every[0] + 1 == len(every):
+        return f"{every[0]}-{every[-1]}"
+    return ", ".join(map(str, every))
 
 
 def choose_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
@@ -136,11 +142,11 @@ def _stratify_iteratively(labels: np.ndarray, names: np.ndarray, count: int, see
 
 
 def check_groups(folds: np.ndarray, groups: np.ndarray) -> None:
-    """Raise UserError if a named group lies in more than one fold: its score would be flattered."""
+    """Raise UserError if a named group lies in more than one fold, which makes scores optimistic."""
     home: dict[str, int] = {}
     for fold, group in zip(folds.tolist(), groups.tolist(), strict=True):
         if group and home.setdefault(group, fold) != fold:
             raise UserError(
-                f"group {group} lies in folds {home[group]} and {fold}, so that clips of one source would be "
+                f"group {group} is in folds {home[group]} and {fold}, so that clips of one source would be "
                 "both trained on and validated: give --folds K to make grouped folds"
             )

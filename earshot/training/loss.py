@@ -21,19 +21,18 @@ FOCAL = 2  # Lin et al.'s gamma
 
 
 def balance_classes(rows: WindowDataset, which: np.ndarray) -> np.ndarray:
-    """(classes,) weights that balance the classes among the given rows, each of its clip's weight; of a yes
-    against the noes where multi-label."""
-    # Rows, not clips: it is rows that the loss adds up.
+    """(classes,) weights that balance the classes among the given rows, which count by their clips' weights;
+    if multi-label, weights that balance each class's positives with its negatives."""
+    # Rows, not clips: the loss is a sum over rows.
     targets, total = rows.targets[rows.clip[which]], float(len(which))
     if rows.weights is not None:
         row_weights = rows.weights[rows.clip[which]]
         targets, total = targets * row_weights[:, None], float(row_weights.sum())
     counts = targets.sum(0)
     at_least_one = np.where(counts > 0, counts, 1)
-    if rows.multilabel:  # so that a class's yeses weigh as much as its noes
+    if rows.multilabel:  # positives of a class weigh as much as its negatives
         return (total - counts) / at_least_one
-    # A class that is not there weighs nothing: by the share that smoothing gives it, it would outweigh
-    # all others.
+    # An absent class weighs nothing: through label smoothing it would otherwise outweigh all others.
     return (counts > 0) * counts.sum() / (np.count_nonzero(counts) * at_least_one)
 
 
@@ -68,8 +67,8 @@ class Criterion:
     ) -> Tensor:
         """Mean cross-entropy against (B, classes) shares, rows weighted by their classes' and clips' weights.
 
-        Where clips have several labels: binary cross-entropy, the mean over classes, a yes weighted by its
-        class's weight.
+        Where clips have several labels: binary cross-entropy, the mean over classes, positives
+        weighted by their class's weight.
 
         Args:
             total: what the rows' weights sum to; more than they do where these rows are a part of a batch.
@@ -85,8 +84,8 @@ class Criterion:
             )
             each = entropy(targets)
             if self.weights is not None:
-                # The weight is the yes's own: the share that smoothing gives to a no would
-                # else turn rare classes into yeses.
+                # Only true positives are weighted: the share that smoothing gives to negatives would
+                # otherwise push rare classes towards 1.
                 yes = (targets - self.smoothing / 2) / max(1 - self.smoothing, 1e-6)
                 each = each + (self.weights - 1) * yes * entropy(
                     torch.full_like(targets, 1 - self.smoothing / 2)

@@ -1,7 +1,7 @@
 """Scores of predictions; the truth's shape says which task: (clips,) or (clips, classes).
 
-Those of every epoch are reckoned here, to the same values as scikit-learn's: its checks took longer than a
-small head's epoch.
+They equal scikit-learn's, but are computed here, because its checks take longer than an epoch of a small
+head.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAMES = (*COUNTED, "roc_auc_macro", "roc_auc_micro", "log_loss")
 OF_ONE = ("map_at_3",)  # where a clip has one label
 RANKING = ("map_macro", "lwlrap")  # of multi-label probabilities, without a threshold
 MINIMISED = ("log_loss",)
-THRESHOLD = 0.5  # of a multi-label probability; never moved to where the scored clips would like it
+THRESHOLD = 0.5  # of multi-label probabilities; fixed, never fitted to the clips that are scored
 
 
 def list_for_task(multilabel: bool) -> tuple[str, ...]:
@@ -47,11 +47,24 @@ def to_gain(metric: str, value: float) -> float:
     return -value if metric in MINIMISED else value
 
 
+def group_shown_scores(scored: dict[str, float], metric: str) -> list[list[str]]:
+    """Names of the scores to show, the chosen metric among them: one line of them; of multi-label scores two
+    lines, first those that need no threshold."""
+    if RANKING[-1] not in scored:
+        return [list(dict.fromkeys(("f1_macro", metric, "accuracy", "log_loss")))]
+    ranking, counted = [*RANKING, "roc_auc_macro", "log_loss"], ["f1_macro", "accuracy"]
+    if metric not in (*ranking, *counted):
+        (counted if metric in COUNTED else ranking).insert(1, metric)
+    return [ranking, counted]
+
+
 def format_summary(scored: dict[str, float], metric: str = "f1_macro") -> str:
-    """The scores that a line has room for, the one that was aimed at among them."""
-    multilabel_names = (*RANKING, "roc_auc_macro") if RANKING[0] in scored else ()
-    wanted = dict.fromkeys(("f1_macro", *multilabel_names, metric))
-    names = dict.fromkeys((*(name for name in wanted if name in scored), "accuracy", "log_loss"))
+    """The scores that a line has room for."""
+    return format_scores(scored, sum(group_shown_scores(scored, metric), []))
+
+
+def format_scores(scored: dict[str, float], names: list[str]) -> str:
+    """Some of the scores on a line."""
     return "  ".join(
         f"{name} undefined" if name in scored.get("undefined", ()) else f"{name} {scored[name]:.4f}"
         for name in names
@@ -59,8 +72,8 @@ def format_summary(scored: dict[str, float], metric: str = "f1_macro") -> str:
 
 
 def list_undefined_metrics(truth: np.ndarray) -> list[str]:
-    """The metrics that a set of clips leaves undefined, where `compute_scores` says 0: those over the labels
-    that occur, if none does."""
+    """The metrics that are undefined for a set of clips, which `compute_scores` sets to 0, such as those over
+    the labels that occur if none does."""
     if truth.ndim == 2 and not truth.any():
         return [*OF_SEVERAL, *RANKING, "roc_auc_macro", "roc_auc_micro"]
     if (truth != truth[:1]).any():
@@ -74,8 +87,8 @@ def compute_scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "
     Args:
         probabilities: (clips, classes).
         truth: (clips,) class indices, or (clips, classes) of 0 and 1.
-        metric: the chosen one; roc_auc_micro, and map_macro where a clip has one label, are reckoned only
-            where it is this.
+        metric: the chosen one; roc_auc_micro, and map_macro where a clip has one label, are computed only
+            if chosen.
     Returns:
         f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy, roc_auc_macro, roc_auc_micro and
         log_loss; where a clip has one label also map_at_3, where several map_macro and lwlrap. Macro-F1 is
@@ -100,8 +113,8 @@ def compute_scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "
     not_finite = ~np.isfinite(probabilities).all(1)
     if not_finite.any():
         raise UserError(
-            f"{int(not_finite.sum())} of {len(truth)} predictions are not numbers, so that there is no "
-            "score: train again with a lower --lr, or --clip-grad 1"
+            f"{int(not_finite.sum())} of {len(truth)} predictions are not numbers, which have no score: "
+            "train again with a lower --lr, or --clip-grad 1"
         )
     multilabel, classes = truth.ndim == 2, probabilities.shape[1]
     right, true, predicted = count_classes(probabilities, truth)[:, 0]
@@ -150,7 +163,7 @@ def uses_counts(metric: str, truth: np.ndarray) -> bool:
 def count_classes(
     probabilities: np.ndarray, truth: np.ndarray, blocks: np.ndarray | None = None
 ) -> np.ndarray:
-    """How often each class was rightly said, was true, and was said.
+    """Count for each class its correct predictions, its true labels and all its predictions.
 
     Args:
         probabilities: (clips, classes).
@@ -223,7 +236,7 @@ def score_counts(
 
 
 def get_likelihood(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The probability of what is true: (..., clips), or of each class's yes or no: (..., clips, classes)."""
+    """The probability of the truth: (..., clips), or (..., clips, classes) if multi-label."""
     if truth.ndim == 2:
         return np.where(truth == 1, probabilities, 1 - probabilities)
     return probabilities[..., np.arange(len(truth)), truth]

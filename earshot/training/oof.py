@@ -1,4 +1,4 @@
-"""Out-of-fold predictions of a run, a blend or a bake-off: one class, which reads and writes their csv."""
+"""Out-of-fold predictions of a run, a blend or a bake-off, and their csv files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class Oof:
         Raises:
             UserError: the file is missing or damaged, or has another number of classes or unknown labels.
         """
-        wrong = UserError(f"{path} is not what train.py or predict.py writes: run again what made it")
+        wrong = UserError(
+            f"{path} is damaged, or not from train.py or predict.py: run the command that made it again"
+        )
         ids, folds, cells, rows = [], [], [], []
         try:
             with open(path, newline="", encoding="utf-8") as file:
@@ -111,7 +113,7 @@ class Oof:
         return metrics.compute_scores(self.probabilities, self.labels, metric)
 
     def score_folds(self, metric: str) -> dict[int, float]:
-        """A metric of each fold that defines it; of all folds where none does."""
+        """A metric of each fold for which it is defined; of all folds if it is for none."""
         folds = {int(number): self.folds == number for number in np.unique(self.folds)}
         defined = {
             number: rows
@@ -172,13 +174,13 @@ def load_fold_predictions(run: Run, fold: int, kind: str) -> np.ndarray | None:
 
 
 def load_oof(run: Run) -> Oof:
-    """A run's out-of-fold predictions of the final epoch, the mean over its seeds, compared with those that
-    its folds vouch for.
+    """A run's out-of-fold predictions at the last epoch, the mean over its seeds, verified against its folds'
+    files.
 
     Raises:
         UserError: a fold that is not finished, or files that do not belong together.
     """
-    again = "run its train.py again, it finishes what is missing"
+    again = "run its train.py command again to complete them"
     path, finished = run.folder / "oof_last.csv", run.list_finished_folds()
     begun = [int(folder.name[5:]) for folder in run.folder.glob("fold_*") if folder.name[5:].isdigit()]
     unfinished = sorted(set(begun) - set(finished))
@@ -190,7 +192,7 @@ def load_oof(run: Run) -> Oof:
     elif not path.is_file():
         missing = "no oof_last.csv"
     if missing:
-        raise UserError(f"{run.folder} cannot be blended by its out-of-fold predictions ({missing}): {again}")
+        raise UserError(f"{run.folder} has no complete out-of-fold predictions ({missing}): {again}")
     oof = Oof.read(path, run.classes, run.multilabel)
     for fold in finished:
         # The csv has eight digits: a blend is fitted to what the models predicted exactly.
@@ -198,6 +200,6 @@ def load_oof(run: Run) -> Oof:
         shown = oof.probabilities[rows]
         same = exact is not None and exact.shape == shown.shape
         if not same or not np.allclose(exact, shown, atol=1e-6, equal_nan=True):
-            raise UserError(f"{path} is not what fold {fold} predicted: {again}")
+            raise UserError(f"{path} differs from the predictions of fold {fold}: {again}")
         oof.probabilities[rows] = exact
     return oof

@@ -77,7 +77,7 @@ def pack_state(optim: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], d
 def restore_state(
     optim: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
 ) -> None:
-    """Put a packed state back; learning rates, betas and moments come back bit for bit."""
+    """Restore a packed state: learning rates, betas and moments, bit for bit."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in [*tensors.items(), *rest["numbers"].items()]:
         index, key = name.split(".", 1)
@@ -119,15 +119,14 @@ def ascend_sam(head: torch.nn.Module, rho: float) -> list[tuple[torch.Tensor, to
 
 @torch.no_grad()
 def restore_sam(before: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Put the weights back to where `ascend_sam` found them."""
+    """Restore the weights from before `ascend_sam`."""
     for parameter, value in before:
         parameter.copy_(value)
 
 
 @contextlib.contextmanager
 def freeze_batchnorm(head: torch.nn.Module) -> Iterator[None]:
-    """Batch normalisation's running statistics stand still: SAM's second pass sees weights that are not the
-    network's."""
+    """Keep batch normalisation's running statistics: SAM's second pass has shifted weights."""
     norms = [m for m in head.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     momenta = [m.momentum for m in norms]
     for module in norms:
@@ -142,7 +141,7 @@ def freeze_batchnorm(head: torch.nn.Module) -> Iterator[None]:
 class AveragedHead:
     """An average of a head's weights and statistics, as a head of its own.
 
-    With `snapshots`: the mean after each of the last so many epochs (Izmailov et al. 2018), before that the
+    With `snapshots`: the mean over the ends of the last epochs (Izmailov et al. 2018), before that the
     weights after the last epoch. Else the exponential moving average over steps, whose decay rises as
     (1 + step) / (10 + step) to `ema`, so that the random start is soon forgotten. torch's AveragedModel
     collects the tensors anew at each step: 0.24 ms where this takes 0.04, a small head's step being one.
@@ -157,12 +156,12 @@ class AveragedHead:
         self._counts: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add_step(self, head: torch.nn.Module, step: int) -> None:
-        """Take in the weights after a step (from 0)."""
+        """Include the weights after a step (from 0)."""
         if not self.settings.snapshots:
             self._average_in(head, 1 - min(self.settings.ema, (1 + step) / (10 + step)))
 
     def add_epoch(self, head: torch.nn.Module, epoch: int) -> None:
-        """Take in the weights after an epoch (from 1)."""
+        """Include the weights after an epoch (from 1)."""
         if self.settings.snapshots:
             epochs_before = max(0, self.settings.epochs - self.settings.snapshots)
             self._average_in(head, 1 / max(1, epoch - epochs_before))

@@ -1,5 +1,4 @@
-"""What a head is computed with on a CPU: how many threads by its size, precision and layout by trying them
-once."""
+"""Threads, precision and memory layout of a head on a CPU, chosen by its size and by timing."""
 
 from __future__ import annotations
 
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
     from earshot.training.dataset import WindowDataset
 
-TINY = 1e8  # operations of a training step below which a second thread costs more than it does,
-SMALL = 5e8  # and below which nothing is tried, so that small heads are computed alike on every machine
-WORTH = 0.010  # seconds of a step in fp32 above which another precision is worth the trial
-BETTER = 1.2  # how many times faster it has to be
-TRIAL = 4.0  # seconds after which a step has been timed well enough
-ENOUGH = 0.1  # seconds that a trial's step may take; large heads are tried on fewer rows
-# in turn, so that whatever else the machine does hits all alike; the first warms up, the best counts
+TINY = 1e8  # operations of a training step below which a second thread costs more than it saves
+SMALL = 5e8  # and below which nothing is timed, so that small heads give equal results on every machine
+WORTH = 0.010  # seconds of a step in fp32 above which other precisions are timed
+BETTER = 1.2  # how many times faster another precision has to be
+TRIAL = 4.0  # seconds after which timing a step ends
+ENOUGH = 0.1  # seconds that a timed step may take; large heads are timed on fewer rows
+# in turn, so that other load on the machine affects all alike; the first one warms up, the best counts
 ROUNDS = 6
 LOSS = 0.05  # how far from that of fp32 the loss may be, relatively
 BACKWARD = 3  # a training step is about three forward passes
@@ -51,7 +50,7 @@ def count_flops(head: nn.Module, rows: WindowDataset, which: np.ndarray) -> floa
         return 0.0
     x, mask = rows.load_batch(which)
     fast = torch.backends.mha.get_fastpath_enabled()
-    # a whole layer in one operation, of which nobody knows the size
+    # torch's fused layer, whose operations the counter does not know
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -63,13 +62,12 @@ def count_flops(head: nn.Module, rows: WindowDataset, which: np.ndarray) -> floa
 
 
 def choose_precision(head: nn.Module, rows: WindowDataset, settings: TrainingFlags, device: Device) -> Device:
-    """The device with the precision and layout that a head trains clearly fastest with; as it was where
-    nothing is to be tried.
+    """The device with the precision and layout in which a head trains clearly fastest.
 
-    Only for --precision auto on a CPU, and heads of some size.
+    The device stays as it is unless --precision is auto, the device a CPU and the head large enough.
 
     Args:
-        head: to try it on; its gradients and statistics are spoilt.
+        head: used for timing, which changes its gradients and statistics.
     """
     which = np.arange(min(len(rows), settings.batch_size))
     if device.name != "cpu" or settings.precision != "auto" or len(which) < 2:
@@ -77,7 +75,7 @@ def choose_precision(head: nn.Module, rows: WindowDataset, settings: TrainingFla
     if BACKWARD * settings.batch_size * count_flops(head, rows, which) < SMALL:
         return device
     step = _make_step(rows, settings)
-    # with what a first call costs, so that the trial is rather too short
+    # includes the cost of a first call, so that timing rather ends too early
     row_seconds = _time_step(step, head, device, which[:2])[0] / 2
     which = which[: max(2, min(len(which), int(ENOUGH / row_seconds)))]
     candidates = [replace(device, precision=precision, channels_last=last) for precision, last in CANDIDATES]
@@ -122,8 +120,7 @@ def measure_steps(head: nn.Module, candidates: list[Device], which: np.ndarray, 
 def measure_row_seconds(
     head: nn.Module, rows: WindowDataset, settings: TrainingFlags, device: Device
 ) -> float:
-    """What a training step takes, a row, as the run will train it: so much later; the head's gradients are
-    spoilt."""
+    """Seconds of a training step per row, as the run will train; timing changes the head's gradients."""
     which = np.arange(min(len(rows), settings.batch_size))
     step, head, times = _make_step(rows, settings), to_device(head, device), []
     while len(times) < 3 and sum(times) < TRIAL:  # the first warms up

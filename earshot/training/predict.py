@@ -1,4 +1,4 @@
-"""From saved runs to probabilities: folds into a run, runs into a blend."""
+"""Predictions of saved runs: the mean over their models."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 def predict_run(
     run: Run, rows: WindowDataset, device: Device, kind: str = "best", ids: Sequence[Any] | None = None
 ) -> np.ndarray:
-    """The mean of a run's folds and seeds, each by its best checkpoint, or its last; of its models on all
-    clips where it has some.
+    """The mean of a run's folds and seeds, or of its models on all clips if it has some.
 
     Args:
         rows: of the view that the run was trained on.
         device: where, in the precision that the run was trained in.
-        kind: "best", or "last" for the final epoch's.
+        kind: the checkpoint to predict with, "best" or "last".
         ids: the clips in the order that is wanted, where it is not that of `rows`.
     Returns:
         (clips, classes) probabilities, NaN for clips without rows.
@@ -57,13 +56,13 @@ def average_predictions(run: Run, rows: WindowDataset, found: list[np.ndarray]) 
     if not len(rows):
         return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
     blended = np.mean(found, 0)
-    heard = np.bincount(rows.clip, minlength=len(rows.ids)) > 0
-    lost = rows.ids[heard & ~np.isfinite(blended).all(1)]
-    if len(lost):  # or they would be answered like clips that cannot be heard
+    has_rows = np.bincount(rows.clip, minlength=len(rows.ids)) > 0
+    lost = rows.ids[has_rows & ~np.isfinite(blended).all(1)]
+    if len(lost):  # they would otherwise be filled with the class priors
         raise UserError(
-            f"{run.folder}: the prediction is not a number for {format_ids(lost)}: their features are "
-            "damaged, or "
-            "a fold's weights; extract anew (get_features.py --fresh), else train anew (train.py --fresh)"
+            f"{run.folder}: the prediction is not a number for {format_ids(lost)}: their features or a "
+            "fold's weights are damaged: extract again (get_features.py --fresh), else train again (train.py "
+            "--fresh)"
         )
     return blended
 
@@ -90,19 +89,19 @@ def load_slot_head(run: Run, slot: ModelSlot, kind: str, device: Device) -> Head
 
 
 def check_head(run: Run, slot: ModelSlot, head: Head) -> None:
-    """UserError where a fold's head answers another number of labels than its run has."""
-    answers = head.config["num_classes"]
-    if answers != len(run.classes):
+    """UserError where a head has another number of classes than its run."""
+    num_classes = head.config["num_classes"]
+    if num_classes != len(run.classes):
         raise UserError(
-            f"{run.get_slot_folder(slot).folder} holds a head of {answers} labels, and {run.folder} has "
+            f"{run.get_slot_folder(slot).folder} holds a head of {num_classes} labels, and {run.folder} has "
             f"{len(run.classes)}: it belongs to another run; delete the fold to train it again"
         )
 
 
 def fill_with_prior(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Clips that cannot be heard answered by the class prior; which ones they were, as (clips,) booleans."""
-    unheard = np.isnan(probabilities).any(1)
-    return np.where(unheard[:, None], prior, probabilities), unheard
+    """Fill clips without predictions with the class priors; also (clips,) booleans of these clips."""
+    skipped = np.isnan(probabilities).any(1)
+    return np.where(skipped[:, None], prior, probabilities), skipped
 
 
 @torch.inference_mode()
@@ -141,7 +140,7 @@ def predict(
             except RuntimeError as error:
                 if not is_out_of_memory(error) or batch_size == 1:
                     raise
-                batch_size //= 2  # the answers stay the same: no row knows its batch mates
+                batch_size //= 2  # changes no result: rows do not depend on each other
     clips = len(rows.ids)
     if not found:
         return np.full((clips, 0), np.nan, dtype=np.float32)
@@ -151,7 +150,7 @@ def predict(
 
 
 def list_predictors(run: Run) -> list[ModelSlot]:
-    """The parts whose mean answers new clips: the models on all clips where the run has them, else all
+    """The models that predict new clips, by their mean: those on all clips if the run has them, else all
     finished folds.
 
     Raises:
@@ -162,10 +161,10 @@ def list_predictors(run: Run) -> list[ModelSlot]:
         slot for number in run.list_finished_folds() for slot in list_fold_slots(training, number)
     ]
     if not found:
-        raise UserError(f"no fold of {run.folder} is finished: run train.py on")
+        raise UserError(f"no fold of {run.folder} is finished: continue with train.py")
     missing = run.list_open_slots(found)
     if missing:
-        raise UserError(f"{run.folder} is not finished ({format_slots(missing)}): run train.py on")
+        raise UserError(f"{run.folder} is not finished ({format_slots(missing)}): continue with train.py")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Batches of large caches read from the disk by a thread, while the head works on the batch before."""
+"""Reading batches of large caches from the disk in a thread, while the head trains on the previous batch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from torch import Tensor
 def make_loader(
     names: Sequence[str], fetch: Callable[[str, np.ndarray], Tensor], device: torch.device
 ) -> Callable[[np.ndarray], Callable[[], dict[str, Tensor]]]:
-    """What a thread does for a batch: its views read, converted, and sent to a GPU on a stream of their own.
+    """A function for the thread that reads the views of a batch and sends them to a GPU on a separate stream.
 
-    It returns what the main thread calls to have them: there the main stream has to wait until they have
-    arrived.
+    It returns a function for the main thread that waits for the views and returns them.
 
     Args:
-        names: of the views that are not at hand. fetch: reads rows of a view from the disk.
-        device: where they are wanted.
+        names: of the views on disk. fetch: reads rows of a view from the disk.
+        device: the device to send them to.
     """
     if device.type != "cuda":
 
@@ -53,10 +52,10 @@ def make_loader(
 def read_ahead(
     batches: Sequence[np.ndarray], load: Callable[[np.ndarray], Callable[[], dict[str, Tensor]]]
 ) -> Iterator[dict[str, Tensor]]:
-    """The views of one batch after the other; a thread reads the next one while one is worked on.
+    """The views of batch after batch; a thread reads the next batch while one is used.
 
     Args:
-        batches: row numbers. load: what `make_loader` made.
+        batches: row numbers. load: from `make_loader`.
     """
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(load, batches[0])

@@ -1,8 +1,7 @@
-"""Pseudo-labels: another run's answers for the clips to submit, learnt from as if they were soft labels.
+"""Pseudo-labels: another run's predictions for the clips to submit, used as soft labels.
 
-A fold's model learns from the answers of the other run's model of the same fold alone, in its final epoch:
-no label of a clip that it is asked about has had a part in them. The mean over the folds would bring every
-clip's own label back to it.
+Each fold uses only the teacher's model from that fold, at its last epoch, so nothing leaks: that model has
+not seen the fold's validation labels. The mean over the teacher's folds has.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ PSEUDO_LABELS = "pseudo.npy"
 def describe_source(
     flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: str | None
 ) -> dict[str, Any]:
-    """What a run records of the one that teaches it: {} where none does.
+    """What a run records of its teacher: {} without --pseudo.
 
     Args:
-        made: the record of the run that will learn.
+        made: the record of the run to train.
     Raises:
-        UserError: no such run, or one of other clips, folds or labels: its answers would be of no use, or not
-            honest.
+        UserError: no such run, or one with other clips, folds or labels: its predictions would be of no use,
+            or leak labels.
     """
     if not flags.pseudo:
         return {}
@@ -45,8 +44,7 @@ def describe_source(
         if run.config["record"].get(key) != made.get(key):
             raise UserError(
                 f"--pseudo: {run.folder} was trained with other {key} ({run.config['record'].get(key)} "
-                f"there, {made.get(key)} here): its models may know the labels of the clips that the folds "
-                "here are asked about"
+                f"there, {made.get(key)} here): its models may have seen labels of the validation clips here"
             )
     return {"pseudo": {"run": run.config["fingerprint"], "weight": flags.pseudo_weight}}
 
@@ -72,7 +70,7 @@ def write_pseudo_labels(
     device: Device,
     continue_from: str | None = None,
 ) -> None:
-    """Have the other run answer the clips to submit, once, and keep the answers in this run's folder.
+    """Let the teacher predict the clips to submit, once, and keep the result in this run's folder.
 
     Args:
         numbers: all folds.
@@ -88,7 +86,7 @@ def write_pseudo_labels(
     )
     if missing:
         raise UserError(
-            f"--pseudo: {other.folder} is not finished ({format_slots(missing)}): run train.py on for it "
+            f"--pseudo: {other.folder} is not finished ({format_slots(missing)}): finish it with train.py "
             "first"
         )
     same = {k: cache.record[k] for k in other.config["record"]["features"]} == other.config["record"][
@@ -110,27 +108,27 @@ def write_pseudo_labels(
         slots = list_fold_slots(training, number)
         by_seed = [predict.predict_slot(other, slot, "last", rows, device) for slot in slots]
         by_fold.append(predict.reorder_clips(np.mean(by_seed, 0), rows.ids, ids))
-    answers = np.stack([*by_fold, np.mean(by_fold, 0)]).astype(np.float32)
-    checksums.write_array(run.folder / PSEUDO_LABELS, answers)
-    sure = float(np.nanmean(answers[-1].max(1)))
+    predictions = np.stack([*by_fold, np.mean(by_fold, 0)]).astype(np.float32)
+    checksums.write_array(run.folder / PSEUDO_LABELS, predictions)
+    confidence = float(np.nanmean(predictions[-1].max(1)))
     run.log(
-        f"pseudo-labels: {other.folder} answers {len(ids)} clips, each fold's by that fold's model alone; "
-        f"mean largest probability {sure:.2f}; an epoch draws {flags.pseudo_weight:.0%} of them"
+        f"pseudo-labels: {other.folder} predicts {len(ids)} clips, each fold uses that fold's model alone; "
+        f"mean largest probability {confidence:.2f}; an epoch draws {flags.pseudo_weight:.0%} of them"
     )
 
 
 def add_pseudo_labels(
     run: Run, rows: WindowDataset, fold_numbers: list[int], slot: ModelSlot
 ) -> WindowDataset:
-    """The rows that a model learns from: where the run has a teacher, with the answers of the teacher's model
-    that has not seen the slot's fold."""
+    """The training rows of a model, with pseudo-labels of the teacher's model of the same fold if there is a
+    teacher."""
     about = run.config["record"].get("pseudo")
     if not about:
         return rows
     path = run.folder / PSEUDO_LABELS
-    answers = checksums.read_array(path)
-    if answers is None:
+    predictions = checksums.read_array(path)
+    if predictions is None:
         raise UserError(f"{path} is missing or damaged: run the same command again")
     mean_of_folds = len(fold_numbers)
     index = mean_of_folds if slot.fold is None else fold_numbers.index(slot.fold)
-    return rows.with_pseudo_labels(answers[index], about["weight"])
+    return rows.with_pseudo_labels(predictions[index], about["weight"])

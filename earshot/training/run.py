@@ -22,7 +22,7 @@ from earshot.training.checkpoint import FoldFolder
 
 CONFIG = "config.yaml"
 RUN_FILES = (CONFIG, "blend.json")  # a run has the first, a kept blend the second
-# stands for a fold's number where random numbers are drawn for all clips: no fold is called so
+# takes the place of a fold's number in seeds for models on all clips; no fold has this number
 ALL_CLIPS = 1 << 31
 
 
@@ -35,14 +35,14 @@ class ModelSlot(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Its folder's name in the run; that of the first seed is as if there were no other."""
+        """Its folder's name in the run; that of the first seed is without the seed."""
         if self.fold is None:
             return f"refit_{self.seed}"
         return f"fold_{self.fold}" if self.first else f"fold_{self.fold}_seed{self.seed}"
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         if self.fold is None:
             return f"refit seed {self.seed}"
         return f"fold {self.fold}" if self.first else f"fold {self.fold} seed {self.seed}"
@@ -64,13 +64,13 @@ def explain_missing(folder: Path) -> str:
 
 
 class Run:
-    """runs/<name>/ with its settings checked against those of now."""
+    """runs/<name>/: its settings, which are compared with the current ones, and its files."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.config: dict[str, Any] = {}
-        self.quiet = False  # a bake-off says a line a run, and keeps the rest in the run's log
-        # told all rows of metrics.csv whenever it is written
+        self.quiet = False  # in a bake-off: write lines to the run's log only
+        # called with all rows of metrics.csv whenever it is written
         self.watching: list[Callable[[list[dict]], None]] = []
 
     @classmethod
@@ -78,8 +78,8 @@ class Run:
         """Make or continue a run.
 
         Args:
-            record: what the run is made from; an equal record continues, another is refused.
-            about: what else to keep in config.yaml: where the cache lies, what was decided for this machine.
+            record: the settings and data of the run; an equal record continues it, another is refused.
+            about: other content of config.yaml, such as the folder of the cache.
         Raises:
             UserError: the folder holds a run with other settings; the differences are named.
         """
@@ -89,13 +89,13 @@ class Run:
             for key in REMOVED.keys() & run.config["record"].get("training", {}):
                 raise UserError(f"{folder} was trained with --{key}, which {REMOVED[key]}, in another --name")
             found = list_differences(run.config["record"], record)
-            # digests: what a person set says more
+            # digests last: settings that a person chose are clearer
             found.sort(key=lambda text: text.startswith(("clips", "folds")))
             if found:
                 more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
                 raise UserError(
-                    f"{folder} was trained with other settings: {'; '.join(found[:3])}{more}: "
-                    "give the new run another --name, or start over with --fresh"
+                    f"{folder} was trained with other settings: {'; '.join(found[:3])}{more}: give the new "
+                    "run another --name, or start over with --fresh"
                 )
             run.quarantine_corrupt()
             # an earlier session had it elsewhere
@@ -115,7 +115,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """A run that exists.
+        """Open an existing run.
 
         Raises:
             UserError: no run there.
@@ -135,18 +135,18 @@ class Run:
             "fingerprint"
         ):
             raise UserError(
-                f"{self.folder / CONFIG} was changed by hand, or is damaged: undo that, or start over with "
+                f"{self.folder / CONFIG} was edited by hand, or is damaged: undo that, or start over with "
                 "--fresh"
             )
         self.config = found
 
     def validate(self) -> Run:
-        """This run, where its settings say all that predicting needs; UserError where an untrusted run's do
-        not."""
+        """This run; UserError where its settings lack something that predicting needs. The run may be
+        untrusted."""
         wrong = run_schema.validate_run(self.config)
         if wrong:
             raise UserError(
-                f"{self.folder / CONFIG} {wrong}: it is no whole run's; train it anew with train.py --fresh"
+                f"{self.folder / CONFIG} {wrong}: the run is incomplete; train it again with train.py --fresh"
             )
         return self
 
@@ -162,24 +162,22 @@ class Run:
 
     @property
     def predict_batch_size(self) -> int:
-        """Rows of a pass that predicts: heads that train few at a time would take more than a card has for
-        64."""
+        """Rows per pass when predicting: twice the training batch, 64 at most, to fit the same memory."""
         size = self.config["record"]["training"].get("batch_size", 32)
         return max(1, min(64, 2 * size)) if type(size) is int else 64
 
     @property
     def shifts(self) -> int:
-        """How many circular shifts in time its predictions are the mean of."""
+        """The number of circular time shifts that predictions are averaged over."""
         return self.config["record"]["training"].get("tta", 1)
 
     @property
     def pool(self) -> str:
-        """How the windows of a clip become its prediction."""
+        """How the windows of a clip are pooled."""
         return self.config["record"]["training"].get("pool", "mean")
 
     def adapt_device(self, device: Device) -> Device:
-        """The device with the precision and layout that this run began with on this kind of device: another
-        GPU changes neither."""
+        """The device with the precision and layout that this run started with on this kind of device."""
         device_type = device.name.split(":")[0]
         precision = self.config.get("precision", {}).get(device_type)
         channels_last = self.config.get("channels_last", {}).get(device_type, False)
@@ -209,15 +207,15 @@ class Run:
         return [part for part in wanted if not self.get_slot_folder(part).is_complete()]
 
     def quarantine_corrupt(self) -> None:
-        """Set damaged checkpoints of any fold aside, and clear away what a kill left half-written."""
+        """Rename damaged checkpoints and remove half-written files, which a kill may have left."""
         clear_temporary(self.folder)
         log = self.folder / "training_log.txt"
         if log.exists() and not log.read_bytes().endswith(b"\n"):  # a kill can leave half a line
             append_text(log, "\n")
         for folder in list_slot_folders(self.folder):
-            said = FoldFolder(folder).quarantine_corrupt()
-            if said:
-                self.log(said)
+            line = FoldFolder(folder).quarantine_corrupt()
+            if line:
+                self.log(line)
 
     def log(self, text: str) -> None:
         """Print a line and keep it in training_log.txt."""
@@ -255,9 +253,9 @@ class Run:
         files.write_json(self.folder / f"{name}.json", json.loads(json.dumps(value)))
 
 
+
 def build_metadata(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
-    """What a run keeps besides its settings: where its cache lay, the answer for unheard clips, what was
-    decided here."""
+    """The content of config.yaml beside the record: folder of the cache, class priors, precision."""
     import os
 
     return {
@@ -275,7 +273,7 @@ def list_fold_slots(training: dict[str, Any], number: int) -> list[ModelSlot]:
     """A fold with each seed.
 
     Args:
-        training: a run's settings of training; older ones know of one seed.
+        training: a run's training settings; older runs have one seed.
     """
     seed = training.get("seed", 0)
     return [ModelSlot(number, seed + index, not index) for index in range(training.get("seeds", 1))]
@@ -295,12 +293,12 @@ def list_slots(training: dict[str, Any], folds: Sequence[int]) -> list[ModelSlot
 
 
 def format_slots(slots: Sequence[ModelSlot]) -> str:
-    """Models in words, such as "fold 0, 1, fold 0 seed 8, refit seed 7"."""
+    """Names of models as text, such as "fold 0, 1, fold 0 seed 8, refit seed 7"."""
     plain = [str(slot.fold) for slot in slots if slot.first and slot.fold is not None]
     others = [slot.name for slot in slots if not slot.first or slot.fold is None]
     return ", ".join([*(["fold " + ", ".join(plain)] if plain else []), *others])
 
 
 def list_slot_folders(run: Path) -> list[Path]:
-    """The list_slot_folders of a run's parts, those that are there."""
+    """The existing folders of a run's models."""
     return [folder for pattern in ("fold_*", "refit_*") for folder in sorted(run.glob(pattern))]

@@ -16,7 +16,7 @@ def open_run_cache(run: Run, features: str | None) -> Cache:
     """The cache that a run was trained on, where it lies now.
 
     Raises:
-        UserError: it moved, or was made anew from something else.
+        UserError: it was moved, or made again from other data.
     """
     folder = Path(features or run.config["features_folder"])
     if not features and not folder.is_dir():  # an attached run, or one whose cache is attached
@@ -36,14 +36,15 @@ def open_run_cache(run: Run, features: str | None) -> Cache:
     if cache.multilabel != run.multilabel:
         raise UserError(
             f"{folder} is {_describe_task(cache)}, {run.folder} was trained {_describe_task(run)}: say where "
-            "its own cache is "
-            "with --features FOLDER"
+            "its own cache is with --features FOLDER"
         )
     # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
     here = {k: cache.record[k] for k in run.config["record"]["features"]}
     found = list_differences(run.config["record"]["features"], here)
     if found:
-        raise UserError(f"{folder} is not what {run.folder} was trained on: {'; '.join(found[:3])}")
+        raise UserError(
+            f"{folder} differs from the cache that {run.folder} was trained on: {'; '.join(found[:3])}"
+        )
     return cache
 
 

@@ -1,5 +1,4 @@
-"""Does a run describe itself well enough to predict? Whoever made it: what is missing is said before anything
-is built or read."""
+"""Validation of config.yaml, before anything is built from an untrusted run."""
 
 from __future__ import annotations
 
@@ -11,13 +10,13 @@ from earshot.core.settings import Bounds
 
 
 class RunFeatures(TypedDict):
-    """Of the record of the cache that a run was trained on."""
+    """The record of the cache that a run was trained on, as far as predicting needs it."""
 
     extractor: str
 
 
 class RunRecord(TypedDict):
-    """What a run's fingerprint is taken of."""
+    """The settings and data that a run's fingerprint is computed from."""
 
     classes: Annotated[list[str], Bounds(2)]
     view: str
@@ -37,7 +36,7 @@ class RunConfig(TypedDict):
 
 
 def validate_run(config: dict[str, Any]) -> str | None:
-    """What a run's settings lack; None where predicting needs nothing more.
+    """What a run's settings lack for predicting; None where nothing is missing.
 
     Args:
         config: the content of config.yaml, its checksum verified.

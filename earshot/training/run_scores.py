@@ -12,9 +12,13 @@ from earshot.core.files import write_text
 from earshot.training import metrics, text_report
 from earshot.training.dataset import WindowDataset
 from earshot.training.oof import Oof
-from earshot.training.run import ModelSlot, Run, list_fold_slots
+from earshot.training.progress import is_diverged, suggest_fix
+from earshot.training.run import ModelSlot, Run, format_slots, list_fold_slots
 
-KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
+KINDS = {
+    "last": "last epoch: unbiased",
+    "best": "best epoch, chosen on the validation fold: optimistic",
+}
 
 
 def summarise_run(run: Run, rows: WindowDataset, numbers: np.ndarray) -> dict[str, dict]:
@@ -55,17 +59,37 @@ def summarise_run(run: Run, rows: WindowDataset, numbers: np.ndarray) -> dict[st
         mean, spread = float(np.mean(by_fold)), float(np.std(by_fold))
         results[kind] = {**scores, "fold_mean": mean, "fold_std": spread, "folds": finished}
         shown = "undefined" if metric in undefined else f"{mean:.4f} ± {spread:.4f}"
-        lines.append(
-            f"  {kind}  {metrics.format_summary(scores, metric)}  {metric} by fold {shown}  ({about})"
-        )
+        for names, note in zip(
+            metrics.group_shown_scores(scores, metric),
+            (about, f"at threshold {metrics.THRESHOLD}"),
+            strict=False,
+        ):
+            by_fold_text = f"  {metric} by fold {shown}" if metric in names and len(finished) > 1 else ""
+            lines.append(f"  {kind}  {metrics.format_scores(scores, names)}{by_fold_text}  ({note})")
     run.write_json("scores", results)
-    seeds_text = f", the mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
-    run.log(f"out-of-fold, {int(pooled.sum())} clips pooled over {len(finished)} folds{seeds_text}:")
-    for line in lines:
+    folds_text = f"{len(finished)} fold{'' if len(finished) == 1 else 's'}"
+    seeds_text = f", mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
+    run.log(f"out-of-fold scores, {int(pooled.sum())} clips in {folds_text}{seeds_text}:")
+    for line in [*lines, *_warn_diverged(run, finished)]:
         run.log(line)
     if not run.quiet:  # a bake-off's candidates lie in its own folder
         latest.finish(run.folder.parent, run.folder.name)
     return results
+
+
+def _warn_diverged(run: Run, finished: list[int]) -> list[str]:
+    """A warning that names the models whose training ended diverged."""
+    training = run.config["record"]["training"]
+    diverged = [
+        slot
+        for fold in finished
+        for slot in list_fold_slots(training, fold)
+        if any(map(is_diverged, run.get_slot_folder(slot).read_history()[-1:]))
+    ]
+    if not diverged:
+        return []
+    fix = suggest_fix(training["lr"], training.get("clip_grad"))
+    return [f"warning: training diverged in {format_slots(diverged)}, so these scores are of no use: {fix}"]
 
 
 def _has_predictions(run: Run, slot: ModelSlot) -> bool:
@@ -79,7 +103,7 @@ def _load_predictions(run: Run, slot: ModelSlot, kind: str, clips: int) -> np.nd
         raise UserError(
             f"{run.get_slot_folder(slot).folder}/valid_{kind}.npy holds predictions of "
             f"{' x '.join(map(str, found.shape))}, and the fold has {clips} clips x {len(run.classes)} "
-            "labels: it is another run's; delete it to have it made again"
+            "labels: it belongs to another run, delete it to make it again"
         )
     return found
 
@@ -95,17 +119,17 @@ def score_holdout(
     keeps it.
 
     Args:
-        refit: is it answered by the models on all clips?
-        metric: what the run aims at, which is shown as well.
+        refit: is it predicted by the models on all clips?
+        metric: the run's metric, which is scored and shown too.
     """
     path, finished, truth = run.folder / "test.json", run.list_finished_folds(), rows.truth
-    # no label at all is an answer, too
+    # a multi-label clip may have no label
     known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0
     if path.exists():
         try:
             kept = checksums.read(path)
         except checksums.CorruptFile as error:
-            run.log(f"{error}: the hold-out is scored again")
+            run.log(f"warning: {error}: the hold-out is scored again")
             kept = {}
         if (
             kept.get("folds") == finished
@@ -133,8 +157,7 @@ def score_holdout(
 
 
 def _is_score(kept: dict, clips: int) -> bool:
-    """Is this a score of so many clips? A checksum says that it was not altered, not that this program wrote
-    it."""
+    """Are these scores of so many clips? A valid checksum does not prove that this program wrote them."""
     numbers = {name: value for name, value in kept.items() if name not in ("folds", "undefined", "refit")}
     shown = {"f1_macro", "accuracy", "log_loss", "clips"} <= set(numbers) and isinstance(
         kept.get("undefined", []), list

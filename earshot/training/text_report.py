@@ -9,7 +9,7 @@ from earshot.training import metrics
 
 def format_report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> str:
     """scikit-learn's classification report as text, and below it the confusion matrix; where multi-label, the
-    average precision of each class and its counts: right, overlooked, wrongly named."""
+    average precision of each class and its true positives, missed labels and false positives."""
     import sklearn.metrics
 
     every = list(range(len(classes)))
@@ -19,7 +19,7 @@ def format_report(probabilities: np.ndarray, truth: np.ndarray, classes: list[st
         table = sklearn.metrics.classification_report(
             truth, predicted, target_names=classes, digits=4, zero_division=0
         )
-        lines = [f"{'':>{name}} precision  right  overlooked  wrong"]
+        lines = [f"{'':>{name}} precision  true positives  missed  false positives"]
         for index, label in enumerate(classes):
             yes, predicted_yes = truth[:, index] == 1, predicted[:, index] == 1
             precision = (
@@ -27,14 +27,14 @@ def format_report(probabilities: np.ndarray, truth: np.ndarray, classes: list[st
                 if yes.any()
                 else "-"
             )
-            right, overlooked, wrong = (
+            hits, missed, false = (
                 (yes & predicted_yes).sum(),
                 (yes & ~predicted_yes).sum(),
                 (~yes & predicted_yes).sum(),
             )
-            lines.append(f"{label:>{name}} {precision:>9}  {right:>5}  {overlooked:>10}  {wrong:>5}")
+            lines.append(f"{label:>{name}} {precision:>9}  {hits:>14}  {missed:>6}  {false:>15}")
         return (
-            f"{table}\naverage precision, and clips at a threshold of {metrics.THRESHOLD}\n"
+            f"{table}\naverage precision, and numbers of clips at threshold {metrics.THRESHOLD}\n"
             + "\n".join(lines)
             + "\n"
         )

@@ -1,6 +1,6 @@
-"""What watches a run: TensorBoard's files always, Weights & Biases where asked, and the report at the end.
+"""Trackers of a run: TensorBoard always, Weights & Biases with --wandb.
 
-Nothing of it may cost a run: what fails says so in a line, and training goes on.
+A tracker that fails costs one line in the log, and training goes on.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def start_tracking(run: Run, wandb: bool) -> Tracker:
     """Watch a run's metrics from now on.
 
     Raises:
-        UserError: Weights & Biases is asked for and not installed.
+        UserError: Weights & Biases is not installed.
     """
     # A folder called wandb, which it makes itself, would be found as a package without a file.
     if wandb and (find_spec("wandb") is None or find_spec("wandb").origin is None):
         raise UserError(
-            "--wandb needs the package wandb: pip install wandb, or leave the flag away (TensorBoard's files "
+            "--wandb needs the package wandb: pip install wandb, or leave --wandb out (TensorBoard's files "
             "are written anyway)"
         )
     tracker = Tracker(
@@ -66,18 +66,18 @@ def start_tracking(run: Run, wandb: bool) -> Tracker:
     return tracker
 
 
-def try_or_log(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> bool:
+def try_or_log(name: str, log: Callable[[str], None], act: Callable, *args: Any) -> bool:
     try:
         act(*args)
-    except Exception as error:  # whatever it is: the run is worth more than its pictures
+    except Exception as error:  # any error: the run is worth more than its pictures
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        say(f"{name} failed and is left out, the run is whole: {reason}")
+        log(f"warning: {name} failed and is skipped, the run is not affected: {reason}")
         return False
     return True
 
 
 class Tracker:
-    """Tells each of several watchers what there is, and drops one that fails."""
+    """Passes metrics and pictures to several trackers, and drops one that fails."""
 
     def __init__(self, run: Run, watchers: list[Any]):
         self.run, self.watchers, self.rows = run, watchers, []
@@ -91,7 +91,7 @@ class Tracker:
         self._tell_watchers(lambda watcher: watcher.log_epochs(rows))
 
     def finish(self) -> None:
-        """Hand the run's pictures on, close what is open."""
+        """Send the run's pictures and close the trackers."""
         pictures = {path.stem: path for path in sorted(self.run.folder.glob("*.png"))}
         self._tell_watchers(lambda watcher: watcher.finish(self.run, self.rows, pictures))
 
@@ -102,11 +102,11 @@ class Tracker:
 
 
 class TensorBoard:
-    """runs/<name>/tensorboard/<fold>/: each fold's scalars in one file, begun anew by each process and then
+    """runs/<name>/tensorboard/<fold>/: each fold's scalars in one file, started by each process and then
     added to.
 
     Only epochs that a checkpoint holds come here, so a run that was killed has each of them once. An event's
-    time is its epoch: a process that goes on writes those of earlier ones all at once.
+    time is its epoch: a process that continues a run first writes the earlier epochs.
     """
 
     name = "TensorBoard"
@@ -121,7 +121,7 @@ class TensorBoard:
         if not now and time.monotonic() - self.began < PATIENCE:
             return
         for part, epochs in group_by_part(rows).items():
-            if part not in self.written or self.written[part] > len(epochs):  # or the fold was begun anew
+            if part not in self.written or self.written[part] > len(epochs):  # or the fold was started again
                 self._begin_file(part)
             writer = self.writers[part]
             for row in epochs[self.written[part] :]:

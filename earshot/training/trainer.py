@@ -1,4 +1,4 @@
-"""One fold's training: a loop that fits a page, exact on resuming.
+"""The training of one fold, which gives the same weights when it is interrupted and resumed.
 
 Nothing random depends on history: every generator is seeded by (seed, fold, epoch, step), so an epoch gives
 the same weights whether the process lived through the earlier ones or read them from disk.
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from earshot.core.deadline import format_clock
 from earshot.core.device import Device, get_autocast, is_out_of_memory, to_device, use_one_thread
 from earshot.core.errors import UserError
 from earshot.core.seeding import derive_seed, reseed
@@ -24,7 +23,7 @@ from earshot.training.dataset import Batch, WindowDataset
 from earshot.training.loss import Criterion, accumulate_gradients
 from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
 from earshot.training.predict import predict
-from earshot.training.progress import Fold, Progress, format_epoch, format_epoch_line, format_ids, get_score
+from earshot.training.progress import LONG_EPOCH, EpochLog, Fold, Progress, format_ids, get_score
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
@@ -34,9 +33,8 @@ if TYPE_CHECKING:
 
 # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
 RAW = "raw."
-SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
-SAVE_SECONDS = 2.0  # and none more often than this: what a kill may cost
-LOG_SECONDS = 60.0  # a long epoch says where it is
+# Checkpoints are at least so many times as far apart as one takes to write, and at least SAVE_SECONDS.
+SAVE_SHARE, SAVE_SECONDS = 20, 2.0
 TINY_BATCH = 1 << 24  # bytes of a batch in which a tiny head evaluates
 
 
@@ -84,8 +82,7 @@ class Trainer:
             self._begin()
 
     def _begin(self) -> None:
-        """What a fresh fold's head gets before its first step: pretrained weights, the training set's
-        statistics."""
+        """Prepare a fresh head: pretrained weights, the training set's statistics."""
         self.head.load_pretrained()
         self.head.adapt(self.rows.iterate_batches(self.rows.add_copies(self.train_rows), 256))
         if self.average:
@@ -97,7 +94,7 @@ class Trainer:
     def _sample_windows(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         """At most --windows of each clip, others in every epoch."""
         seed = derive_seed(self.settings.seed, self.fold.number, epoch, 2)
-        return window_pooling.sample_windows(rows, self.rows.whose, self.settings.windows, seed)
+        return window_pooling.sample_windows(rows, self.rows.clip_of_row, self.settings.windows, seed)
 
     def _sample_unlabelled(self, epoch: int) -> np.ndarray:
         """An epoch's rows with pseudo-labels; none without --pseudo."""
@@ -148,7 +145,7 @@ class Trainer:
         return int(self._step_seeds[1][number])
 
     def step(self, epoch: int, number: int, batch: Batch) -> Tensor:
-        """One optimiser step on a batch; its loss, which nobody has waited for yet."""
+        """One optimiser step on a batch; its loss as a tensor, which a GPU may still be computing."""
         settings, seed = self.settings, self._get_step_seed(epoch, number)
         x, mask, targets, weights = batch.x, batch.mask, batch.targets, batch.weights
         inputs: dict[str, Any] = {}
@@ -183,7 +180,7 @@ class Trainer:
         return loss
 
     def _compute_gradients(self, inputs: dict[str, Any], targets: Tensor, seed: int) -> Tensor:
-        """Gradients of a batch in place of the old ones, in as many passes as memory asks for; the loss."""
+        """Compute a batch's gradients in as many passes as the memory needs; the loss."""
         size = len(targets)
         while True:
             reseed(seed, self.device)  # dropout; again after a failed attempt
@@ -197,7 +194,7 @@ class Trainer:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise UserError(
-                    f"a batch of {size} rows, {min(self.micro, size)} a pass, leaves a single row, which "
+                    f"a batch of {size} rows, {min(self.micro, size)} per pass, leaves a single row, which "
                     "this head cannot normalise: raise --batch-size, or choose another head"
                 ) from None
             except RuntimeError as error:
@@ -205,12 +202,12 @@ class Trainer:
                     raise
                 self.micro = -(-min(self.micro, size) // 2)
                 print(
-                    f"out of memory: {self.micro} rows a pass from here on, the effective batch stays {size}",
+                    f"out of memory: now {self.micro} rows per pass, the effective batch size stays {size}",
                     flush=True,
                 )
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
-        """The scores on the fold's own clips, all of which count alike whatever their weights."""
+        """The scores on the validation clips, all weighted alike."""
         probabilities = self.predict_validation()[self.has_audio]
         if not np.isfinite(probabilities).all():
             ids = self.rows.ids[self.has_audio][~np.isfinite(probabilities).all(1)]
@@ -222,8 +219,8 @@ class Trainer:
         return {"valid_loss": scores.pop("log_loss"), **scores}
 
     def predict_validation(self) -> np.ndarray:
-        """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which
-        would cost every epoch."""
+        """(clips, classes) probabilities, NaN for clips outside the validation fold; to save time without
+        --tta."""
         size = 2 * self.micro
         if self.is_tiny:
             size = max(size, TINY_BATCH // (4 * int(np.prod(self.rows.shape))))
@@ -242,16 +239,16 @@ class Trainer:
         """Train to the end; False if the time ran out, or a signal came, at a safe point before it.
 
         Args:
-            log: takes one line per evaluation, and one a minute in between.
-            deadline: asked after every step and epoch.
+            log: takes the lines of epochs, see `EpochLog`, and one a minute inside an epoch.
+            deadline: checked after every step and epoch.
             folds_left: how many folds follow, for the ETA.
             saved: called after every checkpoint.
             save_every: minutes between checkpoints inside an epoch; 0: after every step.
         """
         settings, progress = self.settings, self.progress
         durations: list[float] = []
-        saved_at = logged_at = time.perf_counter()
-        save_cost = 0.0
+        saved_at, save_cost = time.perf_counter(), 0.0
+        lines = EpochLog(log, self.fold, settings)
 
         def save(finished: bool = False) -> None:
             nonlocal saved_at, save_cost
@@ -283,17 +280,14 @@ class Trainer:
                     progress.seconds = now - began
                     if stop or now - saved_at >= 60 * save_every:
                         save()
-                    if now - logged_at >= LOG_SECONDS:
-                        logged_at = now
+                    if now - lines.logged_at >= LONG_EPOCH:
                         done = progress.step / len(batches)
                         progress.total = self.pending_losses.add_to(progress.total)
-                        log(
-                            f"{format_epoch(self.fold, epoch, settings)}  step "
-                            f"{progress.step}/{len(batches)}  "
-                            f"train {progress.total / done / self.rows_per_epoch:.3f}  "
-                            f"eta {format_clock(estimate_left(progress.seconds / done, done))}"
-                        )
+                        mean_loss = progress.total / done / self.rows_per_epoch
+                        left = estimate_left(progress.seconds / done, done)
+                        lines.add_step(epoch, f"{progress.step}/{len(batches)}", mean_loss, left)
                     if stop:
+                        lines.flush()
                         return False
                 row = self._end_epoch(epoch, batches, began)
             value, better = [], epoch == settings.epochs
@@ -310,18 +304,17 @@ class Trainer:
                 progress.best, progress.best_epoch = value, epoch
                 self._keep_best()
             durations.append(row["seconds"])
-            log(format_epoch_line(row, self.fold, settings, better, estimate_left(row["seconds"], 0)))
-            logged_at = time.perf_counter()
             last, stop = epoch == settings.epochs, deadline.is_over()
+            lines.add_epoch(progress.history, better, estimate_left(row["seconds"], 0), last or stop)
             # Rarely enough that saving does not slow training down, often enough that a kill costs little.
-            if last or stop or logged_at - saved_at > max(SAVE_SECONDS, SAVE_SHARE * save_cost):
+            if last or stop or time.perf_counter() - saved_at > max(SAVE_SECONDS, SAVE_SHARE * save_cost):
                 save(finished=last)
             if stop and not last:
                 return False
         return True
 
     def _open_bar(self, epoch: int, batches: list[np.ndarray]) -> tqdm:
-        """What is left of an epoch, batch by batch, below a progress bar."""
+        """The remaining batches of an epoch with a progress bar."""
         return tqdm(
             self.rows.prefetch(batches[self.progress.step :]),
             desc=f"{self.fold.name} epoch {epoch}",
@@ -334,7 +327,7 @@ class Trainer:
         )
 
     def _end_epoch(self, epoch: int, batches: list[np.ndarray], began: float) -> dict[str, float]:
-        """Evaluate, and start the next epoch's account; the row for metrics.csv."""
+        """Evaluate and reset the epoch's counters; the row for metrics.csv."""
         progress = self.progress
         progress.total = self.pending_losses.add_to(progress.total)
         if self.average:
@@ -368,8 +361,8 @@ class Trainer:
             if tensor.is_floating_point()
         ):
             raise UserError(
-                f"{self.fold.name}, epoch {progress.epoch + bool(progress.step)}: the weights are not "
-                f"numbers any more: {WAY_OUT}"
+                f"{self.fold.name}, epoch {progress.epoch + bool(progress.step)}: weights became NaN or "
+                f"infinite: {WAY_OUT}"
             )
         if self.unsaved_best is not None:
             # Before `last/`, which says which epochs are done: a kill between the two repeats

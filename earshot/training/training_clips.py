@@ -26,8 +26,7 @@ class TrainingClip(NamedTuple):
 
 
 def write_clips(folder: Path, cache: Cache, folds: np.ndarray) -> None:
-    """Write the run's training_clips.csv, unless it is there or the cache knows no digests, as those of
-    version 0.1.
+    """Write the run's training_clips.csv, unless it exists or the cache has no digests, as in version 0.1.
 
     Args:
         folds: (clips,) the run's fold of each training clip.
@@ -49,7 +48,7 @@ def read_clips(folder: Path) -> list[TrainingClip] | None:
     """What `write_clips` wrote; None where there is nothing, as in runs of version 0.1.
 
     Raises:
-        UserError: the file is damaged, or another program's.
+        UserError: the file is damaged, or was written by another program.
     """
     from earshot.core import csv_table
 

@@ -1,5 +1,4 @@
-"""The windows of long clips: which of them an epoch trains on, and how a clip's prediction is made of
-theirs."""
+"""The windows of long clips: sampling them in training, and pooling their predictions."""
 
 from __future__ import annotations
 
