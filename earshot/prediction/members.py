@@ -44,6 +44,8 @@ class Member:
         if self.run is not None:
             record = self.run.config["record"]
             return f"{self.folder} ({record['head']['name']} on {record['view']})"
+        if self.fitted.alone is not None:
+            return f"{self.folder} (the same as {self.of[self.fitted.alone]})"
         return (
             f"{self.folder} ({self.fitted.method} of {', '.join(str(member.folder) for member in self.of)})"
         )
@@ -272,20 +274,22 @@ def fit_members(members: list[Member], how: str) -> tuple[Member, BlendResult, O
 
 
 def format_table(found: BlendResult, metric: str) -> list[str]:
-    """The rows of a blend's scores as text."""
+    """The rows of a blend's scores as text, then the sentences that explain the choice."""
     width = max(len(row["name"]) for row in found.table)
     lines = [f"{'':{width}}  {metric:>10}  {'± folds':>7}  {'log loss':>8}"]
     lines += [
         f"{row['name']:{width}}  {row['score']:>10.4f}  {row['spread']:>7.4f}  {row['log_loss']:>8.4f}"
         for row in found.table
     ]
-    return lines
+    return lines + found.reasons
 
 
 def format_weights(members: list[Member], fitted: FittedBlend) -> str:
     """A blend's weights, and the range of its factors or thresholds, on a line."""
-    shares = [f"{m.folder.name} {weight:.3f}" for m, weight in zip(members, fitted.weights, strict=True)]
-    line = f"weights: {'  '.join(shares)}"
+    pairs = list(zip([member.folder.name for member in members], fitted.weights, strict=True))
+    line = "weights: " + "  ".join(f"{name} {weight:.3f}" for name, weight in pairs if weight > 0)
+    if unused := [name for name, weight in pairs if weight == 0]:
+        line += f" (unused: {', '.join(unused)})"
     for name, values in (("factors", fitted.scale), ("thresholds", fitted.thresholds)):
         if values is not None:
             line += f"; {name} {values.min():.3g} to {values.max():.3g}"
