@@ -163,10 +163,11 @@ def check_same_classes(members: list[Member]) -> list[str]:
 
 
 def mean_blend(members: list[Member]) -> Member:
-    """The mean of members, each by its best checkpoints: nothing is fitted, no out-of-fold predictions are
-    needed."""
+    """The mean of members, each by its best checkpoints: no weights are fitted, so no out-of-fold predictions
+    are needed. UserError: they have other classes or another task."""
     if len(members) == 1:
         return members[0]
+    check_same_classes(members)
     fitted = FittedBlend("mean", np.full(len(members), 1 / len(members)))
     return Member(None, None, tuple(members), fitted, "best", members[0].metric)
 
