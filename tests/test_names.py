@@ -16,7 +16,7 @@ from layout_files import files, rows
 from layout_files import refused as load_refused
 
 from earshot.audio import spectrogram
-from earshot.competition import sample_answers
+from earshot.competition import sample_shape
 from earshot.competition.load import load
 from earshot.core import csv_table, spelling
 from earshot.core.errors import UserError
@@ -217,7 +217,7 @@ def test_labels_the_sample_does_not_show_are_written_in_its_kind() -> None:
         (["owl", "B\u00e4r"], "owl", ["owl", "B\u00e4r"]),
     ):
         sample = pd.DataFrame({"id": ["a", "b"], "label": [cell, cell]})
-        assert sample_answers.adopt_spelling(classes, sample, "id", False) == want
+        assert sample_shape.adopt_spelling(classes, sample, "id", False) == want
 
 
 def test_runs_and_caches_of_two_spellings_go_together() -> None:

@@ -14,11 +14,11 @@ from layout_files import csv as write
 from layout_files import files
 
 from earshot.competition import segments
-from earshot.competition.asked import build_submission_rows, build_unlabelled_rows
 from earshot.competition.file_index import Files
 from earshot.competition.labels import Labels
 from earshot.competition.layout import Layout, build_table
 from earshot.competition.load import load
+from earshot.competition.submission_rows import build_submission_rows, build_unlabelled_rows
 from earshot.core import csv_table
 from earshot.core.errors import UserError
 

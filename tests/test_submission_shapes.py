@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earshot.competition import long_format, sample_answers
+from earshot.competition import long_format, sample_shape
 from earshot.core.errors import UserError
 from earshot.prediction import submission
 
@@ -39,7 +39,7 @@ def notes(sample: str, classes, several: bool = False) -> list[str]:
     """What is said of a sample submission before the extraction."""
     lines = [line.split(",") for line in sample.splitlines()]
     frame = pd.DataFrame(lines[1:], columns=lines[0], dtype=object)
-    return sample_answers.check_sample(frame, "s.csv", lines[0][0], classes, set(classes), several)
+    return sample_shape.check_sample(frame, "s.csv", lines[0][0], classes, set(classes), several)
 
 
 # --- a row per clip and class

@@ -101,14 +101,14 @@ def _label_by_folder(by_split: dict[str | None, Parts]) -> tuple[Rows, list[str]
     return rows, loose
 
 
-def _hold_out_listed_clips(files: Files, rows: Rows, layout: Layout, asked: bool) -> None:
+def _hold_out_listed_clips(files: Files, rows: Rows, layout: Layout, has_sample: bool) -> None:
     """Move the training clips that a list such as testing_list.txt names to the hold-out, unless there are
     other clips to submit."""
     listed, used = file_lists.find_held_out(files)
     if not listed & set(rows["train"]):
         return
     names = file_lists.format_names(used)
-    if asked or rows["subm"] or rows["test"]:
+    if has_sample or rows["subm"] or rows["test"]:
         layout.notes.append(f"the clips of {names} count as train: there are others to submit")
         return
     train = rows["train"]
@@ -185,7 +185,7 @@ def _read_class_folders(
     if noise:
         hint = "" if reading.noise_class else " (--noise-class silence makes a class of it)"
         layout.notes.append(f"left out: {len(noise)} files in {format_ids(sorted(noise_folders))}{hint}")
-    _hold_out_listed_clips(files, rows, layout, asked=requested is not None)
+    _hold_out_listed_clips(files, rows, layout, has_sample=requested is not None)
     _drop_unknown_classes(rows, layout)
     clips = [_build_split(files, split, label_of) for split, label_of in rows.items()]
     both = sources.group_all_clips(files, clips[:2], layout, reading)

@@ -29,14 +29,14 @@ def find_label_codes(
     Args:
         names: the labels of training. column: their column; zeros below its own header are a placeholder.
     """
-    answers = [c for c in sample.columns if c != sample.id_column] if sample else []
-    if sample is None or len(answers) != 1:
+    value_columns = [c for c in sample.columns if c != sample.id_column] if sample else []
+    if sample is None or len(value_columns) != 1:
         return None
-    cells = set(spelling.to_keys(sample.frame[answers[0]])) - {""}
+    cells = set(spelling.to_keys(sample.frame[value_columns[0]])) - {""}
     known = set(spelling.to_keys(names)) - {""}
     if not cells or not known or not all(map(WHOLE.fullmatch, cells)) or any(map(WHOLE.fullmatch, known)):
         return None
-    if len(cells) == 1 and spelling.to_key(answers[0]) == spelling.to_key(column):
+    if len(cells) == 1 and spelling.to_key(value_columns[0]) == spelling.to_key(column):
         return None
     for path, number_of, of_clips in _iterate_code_lists(tables):
         numbers = [number_of[name] for name in known if name in number_of]

@@ -18,13 +18,13 @@ from earshot.competition import (
     sources,
     table_parts,
 )
-from earshot.competition.asked import build_unlabelled_rows
 from earshot.competition.csv_checks import check_has_rows, check_header, check_stray_quotes
 from earshot.competition.id_columns import find_id_column, get_column
 from earshot.competition.label_renames import build_renamer
 from earshot.competition.labelled import build_labelled_rows, group_shared_files, has_several_rows
 from earshot.competition.layout import TRAIN_ONLY, Layout, build_table
 from earshot.competition.reading import Reading
+from earshot.competition.submission_rows import build_unlabelled_rows
 from earshot.competition.tables import Table, Tables, get_role, join_through
 from earshot.competition.with_sample import build_requested_rows, read_sample
 from earshot.core import spelling
@@ -85,16 +85,16 @@ class _TableReader:
         self.frame = check_has_rows(self.first.frame, self.csv)
         self.sample = read_sample(tables, sample, reading.id_column) if sample else None
         self.sample_columns = self.sample.columns if self.sample else []
-        self.answers = [c for c in self.sample_columns if self.sample and c != self.sample.id_column]
+        self.value_columns = [c for c in self.sample_columns if self.sample and c != self.sample.id_column]
 
         self.id_column = self._find_id_column(others)
         sample_columns = spelling.spell_like(self.sample_columns, self.frame.columns)
-        answers = spelling.spell_like(self.answers, self.frame.columns)
+        value_columns = spelling.spell_like(self.value_columns, self.frame.columns)
         if self.first.headed:
             check_header(self.files, self.csv, self.id_column, self.frame)
         else:
             self.frame = label_choice.number_columns(self.frame, self.id_column)
-        self.labels, notes = self._find_labels(sample_columns, answers)
+        self.labels, notes = self._find_labels(sample_columns, value_columns)
         self.found = self._start_layout(notes)
         self.parts: list[pd.DataFrame] = []
         self.held_out: list[pd.DataFrame] = []
@@ -119,12 +119,12 @@ class _TableReader:
         prefer = self.sample_columns[0] if self.sample else None
         return _find_id_column(self.tables, self.first, others, self.reading, prefer)
 
-    def _find_labels(self, sample_columns: list[str], answers: list[str]) -> tuple[labels.Labels, list[str]]:
+    def _find_labels(self, sample_columns: list[str], value_columns: list[str]) -> tuple[labels.Labels, list[str]]:
         """Where the first table keeps its labels, by the sample's columns as it spells them; lines on
         that."""
         label_column = self._choose_label_column(sample_columns)
         how, notes = labels.detect_format(
-            self.frame, self.csv, self.id_column, sample_columns, answers, self.reading.task, label_column
+            self.frame, self.csv, self.id_column, sample_columns, value_columns, self.reading.task, label_column
         )
         if how is None:
             raise UserError(
@@ -173,7 +173,7 @@ class _TableReader:
             how.name,
             self.sample.path if self.sample else None,
             how,
-            renamed=build_renamer(self.reading, self.frame, how, self.answers),
+            renamed=build_renamer(self.reading, self.frame, how, self.value_columns),
         )
         layout.notes += [*self.first.notes, f"{csv.name}: id column {self.id_column}, {how.about}", *notes]
         if self.source_column is not None and how.name == self.source_column:

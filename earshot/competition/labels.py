@@ -123,7 +123,7 @@ def detect_format(
     csv: Path,
     id_column: str,
     sample_columns: list[str],
-    answers: list[str],
+    value_columns: list[str],
     task: str = "auto",
     named: str | None = None,
 ) -> tuple[Labels | None, list[str]]:
@@ -133,7 +133,7 @@ def detect_format(
     is clearly the label), or by cells that fall apart into nothing but columns of the sample submission.
 
     Args:
-        sample_columns: the sample submission's columns; `answers`: those but its ids.
+        sample_columns: the sample submission's columns; `value_columns`: those but its ids.
         task: "auto", "single" or "multilabel".
         named: the label column that the user names.
     Returns:
@@ -142,9 +142,9 @@ def detect_format(
     left = [name for name in frame.columns if name not in (id_column, "fold", "group")]
     column = named or find_label_column(frame, id_column, sample_columns)
     binary = [] if named else [name for name in left if is_binary_column(frame[name])]
-    answers_are_binary = len(answers) > 1 and set(answers) <= set(binary)
-    if not named and not answers_are_binary and len(answers) > 1 and set(answers) <= set(left):
-        odd = next(name for name in answers if name not in binary)
+    values_are_binary = len(value_columns) > 1 and set(value_columns) <= set(binary)
+    if not named and not values_are_binary and len(value_columns) > 1 and set(value_columns) <= set(left):
+        odd = next(name for name in value_columns if name not in binary)
         cell = next(cell for cell in frame[odd] if not is_binary_column(pd.Series([cell])))
         raise UserError(
             f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r}, and not 0 and 1 "
@@ -158,8 +158,8 @@ def detect_format(
     else:
         words = any(can_be_label(frame[name]) for name in left if name not in binary)
         mostly = 2 * len(binary) > len(left) and not words
-    if answers_are_binary or len(binary) > 1 and mostly:
-        label_format = Labels(tuple(answers if answers_are_binary else binary), task != "single")
+    if values_are_binary or len(binary) > 1 and mostly:
+        label_format = Labels(tuple(value_columns if values_are_binary else binary), task != "single")
         check_duplicate_headers(left, label_format.columns, csv)
         if not label_format.multilabel:
             return label_format, []
@@ -173,7 +173,7 @@ def detect_format(
     if column is None or task == "single":
         return column and Labels((column,)), []
     cells = [cell for cell in frame[column].str.strip().unique() if cell]
-    separator = find_separator(cells, answers if len(answers) > 1 else [])
+    separator = find_separator(cells, value_columns if len(value_columns) > 1 else [])
     if task == "multilabel":
         notes = []
         several = any(len(split_cell(cell, separator)) > 1 for cell in cells)
@@ -181,9 +181,9 @@ def detect_format(
             notes = [f"--task multilabel, but no row of {csv.name} has several labels"]
         return Labels((column,), True, separator), notes
     # "bass guitar" is one label beside "bass" and "guitar"
-    if len(answers) > 1 and set(spelling.to_keys(cells)) <= set(spelling.to_keys(answers)):
+    if len(value_columns) > 1 and set(spelling.to_keys(cells)) <= set(spelling.to_keys(value_columns)):
         return Labels((column,)), []
-    if len(answers) > 1 and is_fully_separable(cells, separator, answers):
+    if len(value_columns) > 1 and is_fully_separable(cells, separator, value_columns):
         return Labels((column,), True, separator), []
     if re.split("[_ ]", column.lower())[-1] in PLURAL and is_separable(cells, separator):
         return Labels((column,), True, separator), [

@@ -31,7 +31,7 @@ class Layout:
     # the first row of a sample submission that is a placeholder, [] where it has none
     example: list[str] | None = None
     # the sample submission's columns of numbers, where it has several: the classes
-    asked: list[str] = field(default_factory=list)
+    submission_classes: list[str] = field(default_factory=list)
     # how a label is spelled, by its key, and the other spellings that were found
     spelled: dict[str, str] = field(default_factory=dict)
     other_spellings: set[str] = field(default_factory=set)

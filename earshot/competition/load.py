@@ -17,7 +17,7 @@ from earshot.competition import (
     layouts,
     placeholder,
     sample,
-    sample_answers,
+    sample_shape,
     tar_file,
     zip_file,
 )
@@ -193,10 +193,10 @@ def _choose_classes(
     known."""
     own = recognised.written.classes if is_multilabel and recognised.renamed is None else None
     known = set(own or ()) | collect_classes(clips["label"])
-    unknown = [c for c in recognised.asked if c not in known]
+    unknown = [c for c in recognised.submission_classes if c not in known]
     # A probability column per class, most of them known: a class without a clip gets a column as well, though
     # no model can learn it.
-    if 2 * len(unknown) < len(recognised.asked):
+    if 2 * len(unknown) < len(recognised.submission_classes):
         known |= set(unknown)
     if len(training_classes) < 2 and not is_multilabel:
         return sorted(training_classes)
@@ -225,21 +225,21 @@ def _describe_submission(
         notes.append("nothing to submit: no sample submission, test csv or test folder")
     untrained = [c for c in classes if c not in training_classes]
     if untrained:
-        left = sorted(set(training_classes) - set(recognised.asked))
+        left = sorted(set(training_classes) - set(recognised.submission_classes))
         notes.append(
             f"warning: no training clip has the label {format_list(untrained, 5)}: the model cannot learn it"
             f"{label_suggestions.suggest_label(untrained[0], left)}"
         )
-    unasked = [c for c in classes if c not in recognised.asked]
-    if recognised.asked and unasked and len(unasked) < len(classes):
+    not_submitted = [c for c in classes if c not in recognised.submission_classes]
+    if recognised.submission_classes and not_submitted and len(not_submitted) < len(classes):
         notes.append(
-            f"warning: the sample submission has no column for the label {format_list(unasked, 5)}: it is "
+            f"warning: the sample submission has no column for the label {format_list(not_submitted, 5)}: it is "
             "trained, "
             "and not submitted"
         )
     notes += warn_odd_labels(classes) + describe_spellings(recognised)
     if recognised.sample is not None and recognised.sample_submission:
-        notes += sample_answers.check_sample(
+        notes += sample_shape.check_sample(
             recognised.sample,
             recognised.sample_submission.name,
             recognised.id_column,

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 
 from earshot.competition import labels
-from earshot.competition.asked import build_unlabelled_rows
 from earshot.competition.csv_checks import check_has_rows, check_header, check_stray_quotes
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
@@ -17,6 +16,7 @@ from earshot.competition.labelled import build_labelled_rows
 from earshot.competition.layout import Layout
 from earshot.competition.names import find_side
 from earshot.competition.split_words import SPLIT_WORDS
+from earshot.competition.submission_rows import build_unlabelled_rows
 from earshot.competition.tables import Tables
 from earshot.core import spelling
 from earshot.core.csv_table import format_cell

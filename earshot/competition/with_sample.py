@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from earshot.competition import placeholder, segments
-from earshot.competition.asked import build_submission_rows
 from earshot.competition.csv_checks import check_header, check_stray_quotes
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.layout import Layout
 from earshot.competition.names import find_side
+from earshot.competition.submission_rows import build_submission_rows
 from earshot.competition.tables import Table, Tables
 from earshot.core import csv_table, spelling
 from earshot.core.csv_table import format_cell
@@ -78,14 +78,14 @@ def build_requested_rows(
     """
     layout.id_column, layout.sample, layout.sample_submission = sample.id_column, sample.frame, sample.path
     check_stray_quotes(sample.frame, sample.path, sample.columns, layout)
-    answers = [c for c in sample.columns if c != sample.id_column]
-    if len(answers) > 1 and all(
-        pd.to_numeric(sample.frame[c], errors="coerce").notna().all() for c in answers
+    value_columns = [c for c in sample.columns if c != sample.id_column]
+    if len(value_columns) > 1 and all(
+        pd.to_numeric(sample.frame[c], errors="coerce").notna().all() for c in value_columns
     ):
         known = layout.written.columns if layout.written is not None else ()
-        layout.asked = spelling.spell_like(spelling.spell_like(answers, known), layout.spelled.values())
-    if len(answers) == 1:
-        layout.label_column = answers[0]
+        layout.submission_classes = spelling.spell_like(spelling.spell_like(value_columns, known), layout.spelled.values())
+    if len(value_columns) == 1:
+        layout.label_column = value_columns[0]
     pairs = [(files.root / test.path, test.frame) for test in tests]
     clips = build_submission_rows(files, sample.frame, sample.path, train, layout, pairs)
     if files.audio and len(clips) and not clips["path"].any():

@@ -68,10 +68,10 @@ def translate_errors(
     """
     import requests
 
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
-            yield said
+        with contextlib.redirect_stdout(output):
+            yield output
     except UserError:
         raise
     except requests.exceptions.HTTPError as error:
@@ -92,7 +92,7 @@ def translate_errors(
             raise  # a disk's: said where the scripts say it
         raise UserError(hide(f"{what}: {_shorten(error)}", api)) from None
     except Exception as error:  # the client raises ValueError with a sentence, and what odd answers lead to
-        printed = said.getvalue().strip().splitlines()
+        printed = output.getvalue().strip().splitlines()
         more = f" ({printed[-1][:160]})" if printed else ""
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise UserError(hide(f"{what}: {name}{_shorten(error)}{more}", api)) from None

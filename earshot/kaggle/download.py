@@ -73,21 +73,21 @@ def download_from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path
         kind = "dataset" if dataset else "competition"
         rules = f"join it and accept its rules at https://www.kaggle.com/competitions/{ref}/rules"
         rules = "is it public, or yours?" if dataset else rules
-        told = {"api": api, "forbidden": rules, "absent": f"there is no {kind} {ref}, or it is private"}
-        with client.translate_errors(about, **told):
+        hints = {"api": api, "forbidden": rules, "absent": f"there is no {kind} {ref}, or it is private"}
+        with client.translate_errors(about, **hints):
             count, size, more = count_files(api, ref, dataset)
         print(
             f"download: {'more than ' if more else ''}{count} files, {disk_space.format_bytes(size)}",
             flush=True,
         )
         disk_space.check_space(part, 2 * size, 2 * size)  # the zip and what comes out of it
-        with client.translate_errors(about, **told) as said:
+        with client.translate_errors(about, **hints) as printed:
             get = api.dataset_download_files if dataset else api.competition_download_files
             get(ref, path=str(part), quiet=not sys.stderr.isatty())
         found = [path for path in part.iterdir() if path.suffix.lower() == ".zip"]
         if not found:
             there = ", ".join(path.name for path in part.iterdir() if not path.name.startswith("."))
-            there = there or said.getvalue()[-80:].strip() or "nothing"
+            there = there or printed.getvalue()[-80:].strip() or "nothing"
             raise UserError(
                 f"{about}: Kaggle sent no zip but {there}: unpack it yourself and give its folder to "
                 "--competition"

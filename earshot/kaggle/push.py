@@ -37,15 +37,15 @@ def push_dataset(folder: Path, flags: BundleFlags) -> None:
     about["id"] = f"{client.get_user(api) or about['id'].split('/')[0]}/{flags.slug}"
     write_json(path, about)
     ref, sums = about["id"], hash_file(folder / bundle.SUMS)
-    told = {"api": api, "forbidden": "is the phone number of your account confirmed? Is the slug yours?"}
+    hints = {"api": api, "forbidden": "is the phone number of your account confirmed? Is the slug yours?"}
     try:
-        with client.translate_errors("the upload", **told):
+        with client.translate_errors("the upload", **hints):
             api.dataset_status(ref)
         new = False
     except client.NotFound:
         new = True
     print(f"upload: {folder} -> {'new private dataset' if new else 'new version of'} {ref}", flush=True)
-    with client.translate_errors("the upload", **told) as said:
+    with client.translate_errors("the upload", **hints) as printed:
         if new:
             reply = api.dataset_create_new(str(folder), public=False, quiet=True, dir_mode="zip")
         else:
@@ -53,13 +53,13 @@ def push_dataset(folder: Path, flags: BundleFlags) -> None:
                 str(folder), flags.message or f"sha256 {sums[:12]}", quiet=True, dir_mode="zip"
             )
     wrong = reply.error or (reply.status if str(reply.status or "").lower() not in ("", "ok") else "")
-    if wrong or "unsuccessful" in said.getvalue().lower():
+    if wrong or "unsuccessful" in printed.getvalue().lower():
         raise UserError(
-            client.hide(f"the upload failed: {wrong or said.getvalue().strip().splitlines()[-1][:200]}", api)
+            client.hide(f"the upload failed: {wrong or printed.getvalue().strip().splitlines()[-1][:200]}", api)
         )
 
     def ask() -> tuple[str, bool]:
-        with client.translate_errors("the upload's state", **told):
+        with client.translate_errors("the upload's state", **hints):
             state = str(api.dataset_status(ref))
         if state == "failed":
             raise UserError(f"Kaggle could not take {ref} in: see https://www.kaggle.com/datasets/{ref}")
@@ -101,11 +101,11 @@ def push_notebook(path: str, flags: PushFlags) -> None:
         write_text(Path(stage) / about["code_file"], own)
         write_json(Path(stage) / KERNEL, about)
         hint = "is the phone number of your account confirmed? Have you joined the competition?"
-        with client.translate_errors("the push", api=api, forbidden=hint) as said:
+        with client.translate_errors("the push", api=api, forbidden=hint) as printed:
             reply = api.kernels_push(stage)
     if reply is None or reply.error:  # the client's own command says so and ends well
         raise UserError(
-            client.hide(f"the push failed: {reply.error if reply else said.getvalue().strip()[-200:]}", api)
+            client.hide(f"the push failed: {reply.error if reply else printed.getvalue().strip()[-200:]}", api)
         )
     refused = {
         "datasets": reply.invalid_dataset_sources,

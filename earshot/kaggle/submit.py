@@ -91,11 +91,11 @@ def prepare_submission(
     def send(out: Path) -> None:
         path, content = out.parent / ledger.NAME, hash_file(out)
         confirm_resubmission(flags, content, path)
-        with client.translate_errors("the submission", api=api, **get_hints(name)) as said:
+        with client.translate_errors("the submission", api=api, **get_hints(name)) as printed:
             reply = api.competition_submit(str(out), flags.message, name, quiet=True)
         # it returns this where others raise
         if reply.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
-            reason = f"the upload of {out} failed {said.getvalue().strip()[-160:]}"
+            reason = f"the upload of {out} failed {printed.getvalue().strip()[-160:]}"
             raise UserError(client.hide(f"{reason}: nothing was submitted; repeat the command", api))
         row = {"time": format_now(), "competition": name, "file": out.name, "sha256": content[:16]}
         record_submission(api, flags, reply, row, path)

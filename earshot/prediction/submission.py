@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from earshot.competition import labels, long_format, sample_answers
+from earshot.competition import labels, long_format, sample_shape
 from earshot.core import csv_table, spelling
 from earshot.core.csv_text import to_csv
 from earshot.core.errors import UserError
@@ -41,12 +41,11 @@ def find_sample(cache: Cache) -> Path | None:
 
 
 def warn_same_answer(table: pd.DataFrame, id_column: str) -> str | None:
-    """A warning where every row of a submission says the same; None where rows differ, or there is but
-    one."""
-    answers = table.drop(columns=id_column, errors="ignore")
-    if len(table) < 2 or len(answers.drop_duplicates()) > 1:
+    """A warning where all rows of a submission are the same; None where rows differ, or there is only one."""
+    value_columns = table.drop(columns=id_column, errors="ignore")
+    if len(table) < 2 or len(value_columns.drop_duplicates()) > 1:
         return None
-    said = ", ".join(map(str, answers.iloc[0][:3]))
+    said = ", ".join(map(str, value_columns.iloc[0][:3]))
     return (
         f"beware: all {len(table)} rows of the submission have the same answer ({said}): has the head "
         "learnt anything?"
@@ -101,38 +100,38 @@ def build_table(
         )
     id_column = find_id_column(sample, columns[0])
     at = {str(id): index for index, id in enumerate(ids)}
-    answers = [column for column in sample.columns if column != id_column]
+    value_columns = [column for column in sample.columns if column != id_column]
     table = pd.DataFrame({id_column: sample[id_column]})
-    clips, asked = list(sample[id_column]), None
+    clips, pairs = list(sample[id_column]), None
     missing = [clip for clip in clips if clip not in at]
-    if missing and len(answers) == 1 and not sample_answers.has_class_columns(answers, classes):
-        asked = long_format.detect_long_format(
+    if missing and len(value_columns) == 1 and not sample_shape.has_class_columns(value_columns, classes):
+        pairs = long_format.detect_long_format(
             clips, classes, lambda some: {clip for clip in some if clip in at}, strict=False
         )
-    if asked:
-        clips, missing = asked.clips, [clip for clip in asked.clips if clip not in at]
+    if pairs:
+        clips, missing = pairs.clips, [clip for clip in pairs.clips if clip not in at]
     if missing:
         raise UserError(
             f"{len(missing)} ids of the sample submission have no prediction (first: {missing[0]}): "
             "the features were made from another sample: run get_features.py again"
         )
     rows = [at[clip] for clip in clips]
-    if asked:
+    if pairs:
         place = {label: index for index, label in enumerate(classes)}
-        of = np.array([place.get(label, -1) for label in asked.classes])
+        of = np.array([place.get(label, -1) for label in pairs.classes])
         found = np.where(of < 0, 0, probabilities[rows, of])
-        words = sample_answers.find_long_words(answers[0], sample[answers[0]].unique())
-        table[answers[0]] = _format_yes_no(found >= THRESHOLD, words) if words else _round_cells(found)
+        words = sample_shape.find_long_words(value_columns[0], sample[value_columns[0]].unique())
+        table[value_columns[0]] = _format_yes_no(found >= THRESHOLD, words) if words else _round_cells(found)
         return table[list(sample.columns)]
     ordered = probabilities[rows]
-    shape = sample_answers.detect_shape(sample, id_column, classes, multilabel)
-    if shape.kind == "labels" and len(answers) > 1:
+    shape = sample_shape.detect_shape(sample, id_column, classes, multilabel)
+    if shape.kind == "labels" and len(value_columns) > 1:
         order = np.argsort(-ordered, 1, kind="stable")
-        for rank, column in enumerate(answers):
+        for rank, column in enumerate(value_columns):
             table[column] = [classes[i] for i in order[:, rank]]
         return table[list(sample.columns)]
     if shape.kind == "labels":
-        table[answers[0]] = (
+        table[value_columns[0]] = (
             _join_likely(ordered, classes, separator or ",")
             if multilabel
             else _join_likeliest(ordered, classes, shape)
@@ -140,7 +139,7 @@ def build_table(
         return table[list(sample.columns)]
     # a clip of a single-label task has exactly one class, the likeliest
     yes = ordered >= THRESHOLD if multilabel else np.eye(len(classes), dtype=bool)[ordered.argmax(1)]
-    for column in answers:
+    for column in value_columns:
         index = classes.index(column if shape.of is None else shape.of)
         table[column] = (
             _format_yes_no(yes[:, index], shape.words) if shape.words else _round_cells(ordered[:, index])
@@ -157,8 +156,8 @@ def _name_headers(id_column: str, classes: list[str]) -> list[str]:
 
 
 def _join_likely(probabilities: np.ndarray, classes: list[str], separator: str) -> list[str]:
-    said = probabilities >= np.minimum(THRESHOLD, probabilities.max(1, keepdims=True))
-    return [labels.join_labels([classes[i] for i in np.flatnonzero(row)], separator) for row in said]
+    likely = probabilities >= np.minimum(THRESHOLD, probabilities.max(1, keepdims=True))
+    return [labels.join_labels([classes[i] for i in np.flatnonzero(row)], separator) for row in likely]
 
 
 def _find_separator(
@@ -166,14 +165,14 @@ def _find_separator(
 ) -> str | None:
     """What stands between the labels of the sample file's cells, where they show it; else the training data's
     separator."""
-    answers = [column for column in sample.columns if column != find_id_column(sample, named)]
-    cells = [cell for cell in sample[answers[0]].str.strip().unique() if cell] if len(answers) == 1 else []
+    value_columns = [column for column in sample.columns if column != find_id_column(sample, named)]
+    cells = [cell for cell in sample[value_columns[0]].str.strip().unique() if cell] if len(value_columns) == 1 else []
     shown = labels.find_separator(cells, classes)
     return shown if shown == labels.LIST or labels.is_fully_separable(cells, shown, classes) else separator
 
 
 def _join_likeliest(
-    probabilities: np.ndarray, classes: list[str], shape: sample_answers.AnswerShape
+    probabilities: np.ndarray, classes: list[str], shape: sample_shape.SampleShape
 ) -> list[str]:
     if shape.several == 1:
         return [classes[i] for i in probabilities.argmax(1)]
@@ -277,7 +276,7 @@ def render(
         )
     sample = csv_table.read(sample_path) if sample_path else None
     if sample is not None:
-        classes = sample_answers.adopt_spelling(
+        classes = sample_shape.adopt_spelling(
             classes, sample, find_id_column(sample, columns[0]), multilabel
         )
     if multilabel and sample is not None:
@@ -288,10 +287,10 @@ def render(
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
     id_column = columns[0] if sample is None else find_id_column(sample, columns[0])
     wanted = ids if sample is None else sample[id_column]
-    shape, words = sample_answers.AnswerShape("labels"), None
+    shape, words = sample_shape.SampleShape("labels"), None
     if sample is not None:
-        shape = sample_answers.detect_shape(sample, id_column, classes, multilabel)
-        words = sample_answers.find_yes_no(
+        shape = sample_shape.detect_shape(sample, id_column, classes, multilabel)
+        words = sample_shape.find_yes_no(
             cell for column in sample.columns.drop(id_column) for cell in sample[column].unique()
         )
     own = (

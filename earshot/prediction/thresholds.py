@@ -1,4 +1,4 @@
-"""What is said of a probability: factors per class before the likeliest is taken, thresholds per class where
+"""What is predicted of a probability: factors per class before the likeliest is taken, thresholds per class where
 a clip has several."""
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def _fit_prior(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> np.
     log -= log.mean()
     values = []
     for power in POWERS:
-        said = (probabilities * np.exp(-power * log)).argmax(1)
-        values.append(_score(metric, truth, said, classes))
+        predicted = (probabilities * np.exp(-power * log)).argmax(1)
+        values.append(_score(metric, truth, predicted, classes))
     return np.exp(-POWERS[_find_best(np.array(values), np.abs(POWERS))] * log)
 
 
-def _score(metric: str, truth: np.ndarray, said: np.ndarray, classes: int) -> float:
-    three = (np.bincount(which, minlength=classes) for which in (truth[said == truth], truth, said))
+def _score(metric: str, truth: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    three = (np.bincount(which, minlength=classes) for which in (truth[predicted == truth], truth, predicted))
     return float(score_counts(metric, *three, len(truth), False))
 
 
@@ -95,7 +95,7 @@ def _fit_factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scal
             others = log + own
             others[:, c] = -np.inf
             rival = others.argmax(1)
-            # From which step on the class is said: the counts at all steps then are sums over
+            # From which step on the class is predicted: the counts at all steps then are sums over
             # those that changed sides by then.
             at = np.searchsorted(STEPS, others[np.arange(clips), rival] - log[:, c] - own[c], side="right")
             right, mine = rival == truth, truth == c
@@ -105,11 +105,11 @@ def _fit_factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scal
                 .cumsum(0)
                 for w in (right, slice(None))
             ]
-            said = np.bincount(rival, minlength=classes) - lost[1]
+            predicted = np.bincount(rival, minlength=classes) - lost[1]
             good = np.bincount(rival[right], minlength=classes) - lost[0]
-            said[:, c] = np.bincount(at, minlength=options + 1)[:options].cumsum()
+            predicted[:, c] = np.bincount(at, minlength=options + 1)[:options].cumsum()
             good[:, c] = np.bincount(at[mine], minlength=options + 1)[:options].cumsum()
-            own[c] += STEPS[_find_best(score_counts(metric, good, true, said, clips, False), np.abs(STEPS))]
+            own[c] += STEPS[_find_best(score_counts(metric, good, true, predicted, clips, False), np.abs(STEPS))]
         if np.array_equal(before, own):
             break
     return np.exp(own - own.mean())
@@ -126,13 +126,13 @@ def _score_thresholds(probabilities: np.ndarray, truth: np.ndarray, metric: str)
     options = 1 / (1 + np.exp(-LOGITS))
     # How many thresholds a probability reaches; from that, what reaches each.
     cell = np.searchsorted(options, probabilities, side="right") * classes + np.arange(classes)
-    right, said = (
+    right, predicted = (
         np.bincount(cells.ravel(), minlength=(len(options) + 1) * classes)
         .reshape(-1, classes)[::-1]
         .cumsum(0)[::-1][1:]
         for cells in (cell[truth == 1], cell)
     )
-    counted = (right, truth.sum(0), said, len(truth), True)
+    counted = (right, truth.sum(0), predicted, len(truth), True)
     return score_counts(metric, *counted), counted
 
 

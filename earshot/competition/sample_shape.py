@@ -40,7 +40,7 @@ YES_NO = {"true": "false", "yes": "no", "t": "f", "y": "n", "present": "absent",
 NO = frozenset("0 none nothing background noise silence silent normal neg".split()) | {*YES_NO.values()}
 
 
-class AnswerShape(NamedTuple):
+class SampleShape(NamedTuple):
     """What the cells of a sample submission are: "labels", or a "score" (a number, or yes and no) of a class.
 
     of: the class that a single column's score is of; None where columns or rows say it.
@@ -58,7 +58,7 @@ class AnswerShape(NamedTuple):
 
 def detect_shape(
     sample: pd.DataFrame, id_column: str, classes: Sequence[str], multilabel: bool
-) -> AnswerShape:
+) -> SampleShape:
     """What the cells of a sample submission are, where its rows are clips: header and values decide together.
 
     Args:
@@ -68,12 +68,12 @@ def detect_shape(
     """
     columns = [column for column in sample.columns if column != id_column]
     if has_ranked_columns(sample, columns, classes):
-        return AnswerShape("labels", several=min(len(columns), len(classes)))
+        return SampleShape("labels", several=min(len(columns), len(classes)))
     if not columns or has_class_columns(columns, classes):
         cells_of_all = (cell for column in columns for cell in sample[column].unique())
-        return AnswerShape("score", words=find_yes_no(cells_of_all))
+        return SampleShape("score", words=find_yes_no(cells_of_all))
     if multilabel:
-        return AnswerShape("labels", several=0)
+        return SampleShape("labels", several=0)
     cells = _list_cells(sample[columns[0]])
     if len(classes) == 2:
         known, cell_keys = set(spelling.to_keys(classes)), set(spelling.to_keys(cells))
@@ -83,9 +83,9 @@ def detect_shape(
         fractions = numbers and any(map(is_fraction, cells)) and not cell_keys <= known
         named_score = is_score(columns[0]) and (numbers or none_known)
         if words or fractions or named_score:
-            return AnswerShape("score", find_positive_class(columns[0], classes), words)
+            return SampleShape("score", find_positive_class(columns[0], classes), words)
     count, separator = _count_labels(cells, classes)
-    return AnswerShape("labels", several=count, separator=separator)
+    return SampleShape("labels", several=count, separator=separator)
 
 
 def has_ranked_columns(sample: pd.DataFrame, columns: Sequence[str], classes: Sequence[str]) -> bool:

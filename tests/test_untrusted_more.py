@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import FLAGS
 from test_damage import TRAIN, files
-from test_strangers import reseal
+from test_untrusted import reseal
 
 from earshot.core import checksums, config, plain_pickle
 from earshot.core.errors import UserError
