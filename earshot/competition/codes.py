@@ -1,4 +1,4 @@
-"""Labels that a sample submission writes as numbers: the file that says which number is which label."""
+"""Label codes: which number of a sample submission is which label, by a file that lists them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from earshot.core import spelling
 from earshot.core.errors import UserError, raise_if_temporary
 
 WHOLE = re.compile(r"\d{1,9}", re.ASCII)
-LARGEST = 1_000_000  # bytes: what is larger is no list of classes
+LARGEST = 1_000_000  # bytes: a larger file is no list of classes
 
 
 def find_label_codes(
     tables: Tables, sample: SampleSubmission | None, names: Iterable[str], column: str = ""
 ) -> tuple[Callable[[str], str] | None, str] | None:
-    """What the labels become where the sample submission has their numbers, with a line to say so; None where
-    it has not, or no file says which is which. A single number may be a placeholder: then only a list of
-    classes counts, and a table of clips is but named.
+    """The codes of the labels where the sample submission has numbers, and a line about it; None where it has
+    labels, or no file lists the codes. A single number may be a placeholder: then only a list of classes
+    counts, and a table of clips is just mentioned.
 
     Args:
         names: the labels of training. column: their column; zeros below its own header are a placeholder.
@@ -46,7 +46,7 @@ def find_label_codes(
                 return None, f"{sample.path.name} holds {min(cells)} alone: {hint}"
             pairs = ", ".join(f"{name} is {number_of[name]}" for name in sorted(known)[:3])
             line = (
-                f"{sample.path.name} has numbers for labels: they are written as {path} counts them, {pairs}"
+                f"{sample.path.name} has numbers for labels: they are written by the codes in {path}, {pairs}"
                 f"{' ...' if len(known) > 3 else ''}"
             )
             return partial(_look_up_number, number_of), line
@@ -58,8 +58,8 @@ def _look_up_number(number_of: dict[str, str], label: str) -> str:
 
 
 def _iterate_code_lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], str]]:
-    """The number of each label, by every pair of columns, json file and list of lines that may say it; the
-    numbers' column where the table has a row per clip."""
+    """Possible codes of the labels, by each pair of columns, json file and list of lines; the column of
+    numbers where the table has a row per clip."""
     for path in tables.paths:
         try:
             frame = tables.read_table(path).frame
