@@ -163,7 +163,7 @@ def test_read_as_it_is_meant(tmp_path: Path, change) -> None:
         (
             text("fname,label", "a.wav,owl", "b.wav,jay"),
             [("a.wav", "owl"), ("b.wav", "jay")],
-            "1 audio files are named by no csv",
+            "1 audio files are in no csv",
         ),
         (
             text("fname,label", "a.wav,owl", "a,owl", "b.wav,jay"),

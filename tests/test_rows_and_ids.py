@@ -148,7 +148,7 @@ def test_ids_without_zeros(tmp_path: Path, ids: list[str]) -> None:
     ]
     (line,) = [note for note in comp.notes if "leading zeros" in note]
     assert (
-        f"3 ids match their files as numbers, but for leading zeros: first {ids[0]} is audio/0007.wav" == line
+        f"3 ids match their files as numbers, except for leading zeros: first {ids[0]} is audio/0007.wav" == line
     )
 
 

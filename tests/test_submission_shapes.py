@@ -170,7 +170,7 @@ def test_missing_clips_unknown_classes_and_odd_rows() -> None:
     assert found(ids, classes, clips).clips[-2:] == ["gone", "gone"]
     with_fox = [f"{clip}_{name}" for clip in clips for name in ("owl", "jay", "red owl")]
     with pytest.raises(
-        UserError, match=r"id a_red owl asks for the class red owl, which is no class of the .*'"
+        UserError, match=r"id a_red owl is for the class red owl, which the training data does not have.*'"
     ):
         found(with_fox, classes, clips)
     assert found(with_fox, classes, clips, strict=False).classes[2] == "red owl"
@@ -178,10 +178,10 @@ def test_missing_clips_unknown_classes_and_odd_rows() -> None:
     assert found([id.replace("owl", "Owl") for id in ids], classes, clips).classes[0] == "owl"
     many = [f"clip{n}_{name}" for n in range(30) for name in ("owl", "jay")]
     with pytest.raises(
-        UserError, match=r"id total names no clip and class as the others do \(clip0_owl: clip clip0"
+        UserError, match=r"id total names no clip and class like the others \(clip0_owl: clip clip0"
     ):
         found([*many, "total"], classes, [f"clip{n}" for n in range(30)])
-    with pytest.raises(UserError, match="asks for the class 7"):
+    with pytest.raises(UserError, match="is for the class 7"):
         found([str(100 * clip + n) for clip in (1, 2) for n in (1, 2, 7)], ["1", "2"], ["1", "2"])
 
 

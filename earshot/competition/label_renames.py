@@ -1,4 +1,4 @@
-"""What labels of a table become: by --label-map, or as the sample submission's columns spell them."""
+"""Renames the labels of a table: by --label-map, or as the sample submission's columns spell them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from earshot.core import spelling
 def build_renamer(
     reading: Reading, frame: pd.DataFrame, how: labels.Labels, value_columns: list[str]
 ) -> Callable[[str], str] | None:
-    """What labels become: by --label-map, else as the sample's columns have them where those are s0, s1, ...
-    for 0, 1, ..."""
+    """The function that renames labels: by --label-map, else to the sample's columns where those are s0, s1,
+    ... for 0, 1, ..."""
     if reading.label_map:
         return build_mapper(reading.label_map, value_columns if len(value_columns) > 1 else ())
     if how.classes or len(value_columns) < 2:
