@@ -214,7 +214,7 @@ def test_read_as_it_is_meant(tmp_path: Path, change) -> None:
 def test_read_and_said(tmp_path: Path, train: bytes, want: list | None, note: str | None) -> None:
     root = birds(tmp_path, train)
     if want is None:  # one clip is left, so one class
-        assert "nothing to tell apart" in refused(root)
+        assert "two classes are needed" in refused(root)
         return
     comp = load(root)
     assert [(id, label) for id, _, label in rows(comp, "train")] == want
@@ -304,7 +304,7 @@ def test_two_ids_of_one_file_stay_together(tmp_path: Path) -> None:
             text("fname,label", "a.wav,owl", "b.wav,jay", "a.wav,jay"),
             ("a.wav two labels, owl and jay", "lines 2 and 4"),
         ),
-        (text("fname,label", "a.wav,owl", "b.wav,owl"), ("nothing to tell apart",)),
+        (text("fname,label", "a.wav,owl", "b.wav,owl"), ("two classes are needed",)),
         (text("clip,label", "q.wav,owl", "r.wav,jay"), ("--id-column",)),
         (text("fname,label", "a.wav," + "x" * 200_000, "b.wav,jay"), ("line 2", "limit")),
         (text(",".join(f"c{i}" for i in range(30_000)), "1"), ("too large", "30,000 columns")),

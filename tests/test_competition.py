@@ -28,7 +28,7 @@ def folded(tmp_path) -> Path:
 
 def test_holdout_fold_keeps_groups_whole(folded):
     line = refused(folded, holdout="3")
-    assert "--holdout 3 would part 5 groups (first: g0)" in line and "fraction" in line
+    assert "--holdout 3 would split 5 groups (first: g0)" in line and "fraction" in line
 
 
 def test_holdout_fold(folded):

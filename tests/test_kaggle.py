@@ -119,13 +119,13 @@ def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None
     # in a clip's samples: stored, so that only the checksum tells
     place = tones_zip.index(b"audio_train") + 3000
     stub.files["archive.zip"] = tones_zip[:place] + bytes([tones_zip[place] ^ 1]) + tones_zip[place + 1 :]
-    with pytest.raises(UserError, match="not a whole zip.*it is removed"):
+    with pytest.raises(UserError, match="not a complete zip.*it is removed"):
         download.find_or_download("tones", "data")
     stub.files["archive.zip"] = tones_zip  # of the same size and date, but the damaged one is gone
     assert download.find_or_download("tones", "data") == "data/tones"
     # cut off, and no length that would tell
     stub.files["archive.zip"], stub.lengthless = tones_zip[:-200], True
-    with pytest.raises(UserError, match="not a whole zip"):
+    with pytest.raises(UserError, match="not a complete zip"):
         download.find_or_download("short", "data")
     stub.files["archive.zip"], stub.lengthless = zipped(tmp_path / "none", ("../../evil.txt", b"x")), False
     with pytest.raises(UserError, match="leads outside"):

@@ -154,7 +154,7 @@ def test_tables_without_a_header(tmp_path: Path) -> None:
     text(tmp_path / "train.csv", "a0.wav,owl", "a1.wav,jay", "a2.wav,owl", "a3.wav,jay")
     comp = load(tmp_path)
     assert [label for _, label in split(comp, "train")] == ["owl", "jay", "owl", "jay"]
-    assert noted(comp, "train.csv has no header: its columns are called column 1, column 2")
+    assert noted(comp, "train.csv has no header: its columns are named column 1, column 2")
     # a matrix of 0 and 1, the file by the number that ends its name
     text(tmp_path / "train.csv", "0,1,0,1", "1,0,1,1", "2,1,1,0", "3,0,0,1")
     comp = load(tmp_path)

@@ -112,9 +112,8 @@ def _detect_template(ids: list[str], names: ClassNames, known: Known, strict: bo
         near = None if names.whole else spelling.find_near(name, names.classes)
         hint = f": did you mean {spelling.quote_apart(near)[0]}?" if near else ""
         raise UserError(
-            f"the sample submission's id {format_cell(id)} asks for the class {format_cell(name)}, which is "
-            "no class of "
-            f"the training data ({format_list(names.classes, 5)})"
+            f"the sample submission's id {format_cell(id)} is for the class {format_cell(name)}, which "
+            f"the training data does not have ({format_list(names.classes, 5)})"
             + (hint or ": spell the classes alike in both files, or take the rows out")
         )
     return LongFormat([clip for clip, _ in matched], [name for _, name in matched])
