@@ -106,7 +106,19 @@ def test_runs_of_different_tasks_or_classes_are_not_blended(made: Path) -> None:
             "get_features.py", "--competition", "tones", "--extractor", "logmel", "--n-mels", "16", *task, *cpu,
             cwd=folder,
         )  # fmt: skip
-        script("train.py", "--recipe", "linear", "--epochs", "1", "--folds", "2", "--name", name, *cpu, cwd=folder)
+        script(
+            "train.py",
+            "--recipe",
+            "linear",
+            "--epochs",
+            "1",
+            "--folds",
+            "2",
+            "--name",
+            name,
+            *cpu,
+            cwd=folder,
+        )
     for name, words in (
         ("fewer", "fewer/runs/fewer has 2 classes"),
         ("several", "can't blend runs/lin (single-label) with several/runs/several (multi-label)"),

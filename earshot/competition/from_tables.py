@@ -119,12 +119,20 @@ class _TableReader:
         prefer = self.sample_columns[0] if self.sample else None
         return _find_id_column(self.tables, self.first, others, self.reading, prefer)
 
-    def _find_labels(self, sample_columns: list[str], value_columns: list[str]) -> tuple[labels.Labels, list[str]]:
+    def _find_labels(
+        self, sample_columns: list[str], value_columns: list[str]
+    ) -> tuple[labels.Labels, list[str]]:
         """The label columns of the first table, and lines about them; value_columns: the sample's columns as
         the table spells them."""
         label_column = self._choose_label_column(sample_columns)
         how, notes = labels.detect_format(
-            self.frame, self.csv, self.id_column, sample_columns, value_columns, self.reading.task, label_column
+            self.frame,
+            self.csv,
+            self.id_column,
+            sample_columns,
+            value_columns,
+            self.reading.task,
+            label_column,
         )
         if how is None:
             raise UserError(

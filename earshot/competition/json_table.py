@@ -67,7 +67,9 @@ def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
         raise_if_temporary(path, error)
         raise UserError(f"can't read {path}: {error.strerror or error}") from None
     if not records or not all(isinstance(row, dict) for row in records.values()):
-        raise UserError(f"can't read {path}: not a table: it needs one object per row, all with the same names")
+        raise UserError(
+            f"can't read {path}: not a table: it needs one object per row, all with the same names"
+        )
     return records
 
 

@@ -49,7 +49,7 @@ def match_affixes(columns: Sequence[str], classes: Sequence[str], bare: bool = F
 
 
 def suggest_label(text: str, classes: Sequence[str]) -> str:
-    """": did you mean ...?" where a label is spelled alike, else nothing."""
+    """ ": did you mean ...?" where a label is spelled alike, else nothing."""
     near_label = spelling.find_near(text, classes)
     return (
         f": did you mean {' for '.join(reversed(spelling.quote_apart(text, near_label)))}?"

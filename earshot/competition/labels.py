@@ -110,8 +110,7 @@ class Labels:
                 ones = [column for column, cell in zip(self.columns, row, strict=True) if is_one(cell)]
                 if not self.multilabel and len(ones) != 1:
                     raise UserError(
-                        f"{csv}, line {line}: {len(ones)} of the label columns are 1: "
-                        "use --task multilabel"
+                        f"{csv}, line {line}: {len(ones)} of the label columns are 1: use --task multilabel"
                     )
                 values.append(tuple(sorted(ones)) if self.multilabel else ones[0])
         return pd.Series(values, index=frame.index, dtype=object)

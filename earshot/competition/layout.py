@@ -38,9 +38,7 @@ class Layout:
     metric: str | None = None  # the competition's own, where it is known
     group_column: str | None = "group"  # the tables' column of sources, which need not be there
     guessed_groups: bool = False  # the groups are a guess
-    renamed: Callable[[str], str] | None = (
-        None  # renames a label by --label-map; "": its clips are left out
-    )
+    renamed: Callable[[str], str] | None = None  # renames a label by --label-map; "": its clips are left out
 
     def unify_spellings(self, values: list) -> list:
         """The labels of clips (text, or tuples of several) with one spelling each: the one that was read

@@ -203,9 +203,7 @@ def _choose_classes(
 
 def _check_classes(classes: list[str], root: Path) -> None:
     if not classes:
-        raise UserError(
-            f"no training clip of {root} has a label left: does --label-map remove them all?"
-        )
+        raise UserError(f"no training clip of {root} has a label left: does --label-map remove them all?")
     if len(classes) < 2:
         raise UserError(f"all training clips of {root} have the label {classes[0]}: two classes are needed")
 

@@ -83,7 +83,9 @@ def build_requested_rows(
         pd.to_numeric(sample.frame[c], errors="coerce").notna().all() for c in value_columns
     ):
         known = layout.written.columns if layout.written is not None else ()
-        layout.submission_classes = spelling.spell_like(spelling.spell_like(value_columns, known), layout.spelled.values())
+        layout.submission_classes = spelling.spell_like(
+            spelling.spell_like(value_columns, known), layout.spelled.values()
+        )
     if len(value_columns) == 1:
         layout.label_column = value_columns[0]
     pairs = [(files.root / test.path, test.frame) for test in tests]

@@ -55,7 +55,9 @@ def push_dataset(folder: Path, flags: BundleFlags) -> None:
     wrong = reply.error or (reply.status if str(reply.status or "").lower() not in ("", "ok") else "")
     if wrong or "unsuccessful" in printed.getvalue().lower():
         raise UserError(
-            client.hide(f"the upload failed: {wrong or printed.getvalue().strip().splitlines()[-1][:200]}", api)
+            client.hide(
+                f"the upload failed: {wrong or printed.getvalue().strip().splitlines()[-1][:200]}", api
+            )
         )
 
     def ask() -> tuple[str, bool]:
@@ -105,7 +107,9 @@ def push_notebook(path: str, flags: PushFlags) -> None:
             reply = api.kernels_push(stage)
     if reply is None or reply.error:  # the client's own command says so and ends well
         raise UserError(
-            client.hide(f"the push failed: {reply.error if reply else printed.getvalue().strip()[-200:]}", api)
+            client.hide(
+                f"the push failed: {reply.error if reply else printed.getvalue().strip()[-200:]}", api
+            )
         )
     refused = {
         "datasets": reply.invalid_dataset_sources,

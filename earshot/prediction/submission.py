@@ -166,7 +166,11 @@ def _find_separator(
     """What stands between the labels of the sample file's cells, where they show it; else the training data's
     separator."""
     value_columns = [column for column in sample.columns if column != find_id_column(sample, named)]
-    cells = [cell for cell in sample[value_columns[0]].str.strip().unique() if cell] if len(value_columns) == 1 else []
+    cells = (
+        [cell for cell in sample[value_columns[0]].str.strip().unique() if cell]
+        if len(value_columns) == 1
+        else []
+    )
     shown = labels.find_separator(cells, classes)
     return shown if shown == labels.LIST or labels.is_fully_separable(cells, shown, classes) else separator
 
@@ -276,9 +280,7 @@ def render(
         )
     sample = csv_table.read(sample_path) if sample_path else None
     if sample is not None:
-        classes = sample_shape.adopt_spelling(
-            classes, sample, find_id_column(sample, columns[0]), multilabel
-        )
+        classes = sample_shape.adopt_spelling(classes, sample, find_id_column(sample, columns[0]), multilabel)
     if multilabel and sample is not None:
         separator = _find_separator(sample, columns[0], classes, separator)
     made = build_table(ids, probabilities, classes, columns, sample, multilabel, separator)

@@ -109,7 +109,9 @@ def _fit_factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scal
             good = np.bincount(rival[right], minlength=classes) - lost[0]
             predicted[:, c] = np.bincount(at, minlength=options + 1)[:options].cumsum()
             good[:, c] = np.bincount(at[mine], minlength=options + 1)[:options].cumsum()
-            own[c] += STEPS[_find_best(score_counts(metric, good, true, predicted, clips, False), np.abs(STEPS))]
+            own[c] += STEPS[
+                _find_best(score_counts(metric, good, true, predicted, clips, False), np.abs(STEPS))
+            ]
         if np.array_equal(before, own):
             break
     return np.exp(own - own.mean())

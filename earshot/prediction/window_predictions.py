@@ -70,17 +70,13 @@ class WindowPredictions:
                 here, there = np.flatnonzero(first.clip == clip), np.flatnonzero(other.clip == clip)
                 if len(there):
                     center = (other.start + other.length / 2)[there]
-                    found[here] = other.probabilities[
-                        there[np.abs(center - middle[here, None]).argmin(1)]
-                    ]
+                    found[here] = other.probabilities[there[np.abs(center - middle[here, None]).argmin(1)]]
             return found
 
         probabilities = whole.predict(find_nearest)
         several = np.flatnonzero(np.bincount(first.clip) > 1)
         return {
-            int(clip): list_events(
-                probabilities[rows], first.start[rows], first.length[rows], whole.classes
-            )
+            int(clip): list_events(probabilities[rows], first.start[rows], first.length[rows], whole.classes)
             for clip in several
             if len(rows := np.flatnonzero(first.clip == clip))
         }

@@ -73,7 +73,9 @@ def _compare_classes(one: Run, other: Run) -> str:
     for run, theirs in ((one, other), (other, one)):
         known = set(to_keys(theirs.classes))
         only = [name for name, key in zip(run.classes, to_keys(run.classes), strict=True) if key not in known]
-        named = f", of which only it has {', '.join(only[:3])}{' ...' if len(only) > 3 else ''}" if only else ""
+        named = (
+            f", of which only it has {', '.join(only[:3])}{' ...' if len(only) > 3 else ''}" if only else ""
+        )
         parts.append(f"{run.folder} has {len(run.classes)} classes{named}")
     return "; ".join(parts)
 
