@@ -124,7 +124,7 @@ def test_what_cannot_be_bundled(tmp_path: Path, monkeypatch) -> None:
         (["--runs", "none"], "no such|no run"),
         (["--slug", "Kit"], "6 to 50"),
         (["--weights", "kaggle.json"], "credentials are not bundled"),
-        (["--weights", "full", "full"], "two are called full"),
+        (["--weights", "full", "full"], "two have the name full"),
     ):
         with pytest.raises(UserError, match=expected):
             run("bundle", *argv)
@@ -235,7 +235,7 @@ def test_uploads_that_fail(stub: Stub, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match="the upload failed: The requested title is already in use"):
         run("bundle", "--push")
     stub.dataset, stub.states = {**stub.dataset, "status": "ok", "error": ""}, ["READY", "FAILED"]
-    with pytest.raises(UserError, match="could not take stubuser/earshot-kit in"):
+    with pytest.raises(UserError, match="failed to process stubuser/earshot-kit"):
         run("bundle", "--push")
 
 
@@ -353,7 +353,7 @@ def test_notebooks_that_fail(stub: Stub, book: Path, tmp_path: Path, capsys) -> 
         ("SaveKernel", 404, "not found"),
         ("SaveKernel", 401, "credentials"),
         ("SaveKernel", 429, "wait some minutes"),
-        ("SaveKernel", 500, "fault of its own"),
+        ("SaveKernel", 500, "internal error"),
     ):
         stub.errors = {name: (status, "no")}
         with pytest.raises(UserError, match=expected):
@@ -373,7 +373,7 @@ def test_notebooks_that_fail(stub: Stub, book: Path, tmp_path: Path, capsys) -> 
         ({"title": "ab"}, "needs 5 to 50"),
         ({"dataset_sources": ["kit"]}, "kit among dataset_sources: OWNER/SLUG"),
         ({"competition_sources": ["c/tones"]}, "SLUG is wanted"),
-        ({"enable_interent": True}, "Kaggle knows no enable_interent"),
+        ({"enable_interent": True}, "unknown key enable_interent"),
     ],
 )
 def test_metadata_that_kaggle_would_misread(book: Path, changed: dict, expected: str) -> None:

@@ -47,8 +47,8 @@ def match_labels(names: Sequence[str], pattern: str) -> list[str]:
     if len(different) < 2:
         example = names[next(index for index, label in enumerate(labels) if label)]
         raise UserError(
-            f"--label-pattern {format_cell(pattern)} gives only the label {format_cell(different.pop())}, as in "
-            f"{format_cell(example)}: two or more are needed"
+            f"--label-pattern {format_cell(pattern)} gives only the label {format_cell(different.pop())}, "
+            f"as in {format_cell(example)}: two or more are needed"
         )
     return labels
 
