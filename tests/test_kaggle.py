@@ -94,7 +94,7 @@ def test_a_broken_download_goes_on(stub: Stub, tones_zip: bytes, tmp_path: Path,
     whole = zipped(tmp_path / "made", ("notes.bin", bytes(8 << 20)))
     # the client writes by the MB, and tries five times more
     stub.files["archive.zip"], stub.cut = whole, (1 << 20) + 5
-    with pytest.raises(UserError, match="the download of tones: the connection broke off; the same command continues"):
+    with pytest.raises(UserError, match="tones: the connection broke off; the same command continues"):
         download.find_or_download("tones", "data")
     kept = tmp_path / "data" / ".downloads" / "tones" / "tones.zip"
     assert kept.stat().st_size == 6 << 20 and not (tmp_path / "data" / "tones").exists()

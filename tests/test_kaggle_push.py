@@ -372,7 +372,7 @@ def test_notebooks_that_fail(stub: Stub, book: Path, tmp_path: Path, capsys) -> 
         ({"enable_internet": "maybe"}, "enable_internet is 'maybe'"),
         ({"title": "ab"}, "needs 5 to 50"),
         ({"dataset_sources": ["kit"]}, "kit among dataset_sources: OWNER/SLUG"),
-        ({"competition_sources": ["c/tones"]}, "SLUG is wanted"),
+        ({"competition_sources": ["c/tones"]}, "give SLUG"),
         ({"enable_interent": True}, "unknown key enable_interent"),
     ],
 )
@@ -389,7 +389,7 @@ def test_what_is_no_notebook(book: Path, tmp_path: Path) -> None:
         (book, "has no cells"),
         (tmp_path / "none.ipynb", "no notebook there"),
         (tmp_path, "no notebook there"),
-        (tmp_path / "x.txt", "is no notebook"),
+        (tmp_path / "x.txt", "is not a notebook"),
     ):
         with pytest.raises(UserError, match=expected):
             push.load_metadata(path, PushFlags())

@@ -1,5 +1,5 @@
-"""predict.py on loose files and folders: events of long recordings, files that can't be read, runs that do not
-belong together."""
+"""predict.py on loose files and folders: events of long recordings, files that can't be read, runs that can't
+be blended."""
 
 from __future__ import annotations
 
@@ -102,10 +102,8 @@ def test_runs_of_different_tasks_or_classes_are_not_blended(made: Path) -> None:
         (data / "sample_submission.csv").unlink()
         task = [] if change else ["--task", "multilabel"]
         cpu = ["--device", "cpu"]
-        script(
-            "get_features.py", "--competition", "tones", "--extractor", "logmel", "--n-mels", "16", *task, *cpu,
-            cwd=folder,
-        )  # fmt: skip
+        mels = ["--extractor", "logmel", "--n-mels", "16"]
+        script("get_features.py", "--competition", "tones", *mels, *task, *cpu, cwd=folder)
         script(
             "train.py",
             "--recipe",

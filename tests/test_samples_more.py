@@ -49,7 +49,8 @@ def test_ids_with_another_suffix_than_the_files(tmp_path: Path) -> None:
     root = folders(tmp_path)
     write(root / "sample_submission.csv", "id,label", "11.npy,jay", "10.npy,jay")
     comp = load(root, out=tmp_path / "out")
-    assert subm(comp) == [("11.npy", "11.wav"), ("10.npy", "10.wav")] and said(comp, "except for their suffix")
+    assert subm(comp) == [("11.npy", "11.wav"), ("10.npy", "10.wav")]
+    assert said(comp, "except for their suffix")
 
 
 def test_ids_that_are_no_files_are_refused_or_mapped(tmp_path: Path) -> None:

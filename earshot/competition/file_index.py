@@ -293,7 +293,8 @@ class Files:
         """A line about the ids that were matched by their number alone."""
         pairs = list(self.renumbered.items())
         return [
-            f"{len(pairs)} ids match their files as numbers, except for leading zeros: first {clip_id} is {path}"
+            f"{len(pairs)} ids match their files as numbers, except for leading zeros: first {clip_id} "
+            f"is {path}"
             for clip_id, path in pairs[:1]
         ]
 

@@ -38,8 +38,8 @@ def build_labelled_rows(
     odd = raw[raw.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.as_tuple(v)))]
     if len(odd):
         raise UserError(
-            f"{csv}, line {odd.index[0]}: the label {format_cell(labels.as_tuple(odd.iloc[0])[0])} has a line "
-            "break or a control character: is a quote missing?"
+            f"{csv}, line {odd.index[0]}: the label {format_cell(labels.as_tuple(odd.iloc[0])[0])} has a "
+            "line break or a control character: is a quote missing?"
         )
     values = pd.Series(layout.unify_spellings(list(raw)), index=raw.index, dtype=object)
     clash = values.groupby(frame[id_column]).nunique()

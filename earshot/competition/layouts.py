@@ -34,7 +34,7 @@ from earshot.core.shell import quote
 
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
 UNREAD = re.compile(r"\.(xlsx|json|jsonl)$")
-AGREE = 0.95  # share of a csv's labels that equal the folders: then the folders are the labels, a few odd rows aside
+AGREE = 0.95  # share of a csv's labels that equal the folders, which then are the labels
 
 
 def recognise_layout(root: Path, reading: Reading) -> Layout:

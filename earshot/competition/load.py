@@ -178,8 +178,8 @@ def _apply_holdout(recognised: Layout, holdout: str, seed: int) -> pd.DataFrame:
     shared = find_straddling_groups(clips)
     if shared:
         raise UserError(
-            f"--holdout {holdout} would split {len(shared)} groups (first: {shared[0]}), so that clips of one "
-            "source were trained on and scored: give a fraction, which keeps groups whole"
+            f"--holdout {holdout} would split {len(shared)} groups (first: {shared[0]}), so that clips of "
+            "one source were trained on and scored: give a fraction, which keeps groups whole"
         )
     return clips
 
@@ -192,8 +192,8 @@ def _choose_classes(
     own = recognised.written.classes if is_multilabel and recognised.renamed is None else None
     known = set(own or ()) | collect_classes(clips["label"])
     unknown = [c for c in recognised.submission_classes if c not in known]
-    # The sample has a column per class, most of them known: a class without a clip gets a column, too, though no
-    # model can learn it.
+    # The sample has a column per class, most of them known: a class without a clip gets a column, too, though
+    # no model can learn it.
     if 2 * len(unknown) < len(recognised.submission_classes):
         known |= set(unknown)
     if len(training_classes) < 2 and not is_multilabel:

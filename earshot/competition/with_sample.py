@@ -111,7 +111,8 @@ def _check_files_exist(files: Files, sample: SampleSubmission, train: pd.DataFra
         raise UserError(
             f"none of the {len(ids)} ids of {sample.path} is one of the {len(unlisted)} audio files of the "
             f"test folder: the first id is {format_cell(ids.iloc[0])}, the first file {unlisted[0]}; put a "
-            f"test.csv beside it, with a column {sample.id_column} of these ids and a column filename of the files"
+            f"test.csv beside it, with a column {sample.id_column} of these ids and a column "
+            "filename of the files"
         )
     if unlisted or not any(find_side(folder) == "subm" for folder in files.folders):
         hint = (

@@ -26,7 +26,13 @@ KINDS = (".py", ".yaml", ".md", ".txt", ".ipynb", ".json", ".html", ".css", ".js
 METADATA, SUMS = "dataset-metadata.json", "SHA256SUMS"
 SECRETS = ("kaggle.json", "access_token", "access_token.txt", "credentials.json", "token")
 LACKING = ("tyro",)  # packages of requirements.txt that Kaggle's image lacks
-NEVER = ("torch", "torchaudio", "torchvision", "torchcodec", "triton")  # never replaced: the image's are built for its driver
+NEVER = (
+    "torch",
+    "torchaudio",
+    "torchvision",
+    "torchcodec",
+    "triton",
+)  # never replaced: the image's are built for its driver
 # Requirements of torch and transformers, which the image has in suitable versions.
 THERE = (
     "filelock fsspec jinja2 markupsafe mpmath networkx packaging pillow regex safetensors setuptools sympy "
@@ -165,7 +171,9 @@ def download_wheels(folder: Path, packages: tuple[str, ...]) -> None:
     lacking = [
         f"{name}=={version}"
         for name, version in chosen.items()
-        if name in chosen or name not in image | {*NEVER, *THERE} and not name.startswith(("nvidia-", "cuda-"))
+        if name in chosen
+        or name not in image | {*NEVER, *THERE}
+        and not name.startswith(("nvidia-", "cuda-"))
     ]
     run_pip("download", "--quiet", "--no-deps", "--dest", str(folder), *TARGET, *lacking)
     write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in sorted(lacking)))
@@ -180,9 +188,7 @@ def run_pip(*arguments: str) -> str:
         lines = done.stderr.splitlines() or ["no message"]
         errors = [line for line in lines if line.startswith("ERROR")] or lines
         reason = errors[-1].removeprefix("ERROR: ")[:240]
-        raise UserError(
-            f"--wheels: pip {arguments[0]} fails: {reason}; without a network, remove --wheels"
-        )
+        raise UserError(f"--wheels: pip {arguments[0]} fails: {reason}; without a network, remove --wheels")
     return done.stdout
 
 

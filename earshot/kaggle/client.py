@@ -14,8 +14,8 @@ from earshot.core.errors import UserError
 
 CREDENTIALS = (
     "make a token at https://www.kaggle.com/settings (API, generate new token) and put it in "
-    "~/.kaggle/access_token, or into the environment variable KAGGLE_API_TOKEN; `kaggle auth login` does that "
-    "in a browser"
+    "~/.kaggle/access_token, or into the environment variable KAGGLE_API_TOKEN; `kaggle auth login` does "
+    "that in a browser"
 )
 POLL = 10.0  # seconds between the first two polls, half as long again each time ...
 SLOWEST = 60.0  # ... up to this

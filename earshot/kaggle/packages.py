@@ -97,8 +97,7 @@ def install() -> list[str]:
         reason = (errors[0] if errors else lines[-1]).removeprefix("ERROR: ")[:120]
     if set(lacking) <= set(OPTIONAL):
         return [
-            f"packages: {names} cannot be installed ({reason}): pictures, downloads and uploads do "
-            "without"
+            f"packages: {names} cannot be installed ({reason}): pictures, downloads and uploads do without"
         ]
     raise UserError(
         f"{names} cannot be installed ({reason}): switch internet on in the notebook's settings, or attach a "

@@ -120,8 +120,8 @@ def push_notebook(path: str, flags: PushFlags) -> None:
     if any(refused.values()):
         lost = "; ".join(f"{kind} {', '.join(map(str, names))}" for kind, names in refused.items() if names)
         raise UserError(
-            f"it was pushed, but Kaggle did not attach {lost}: check that they are ready, yours or public, and that you "
-            "joined the competition; then push again"
+            f"it was pushed, but Kaggle did not attach {lost}: check that they are ready, yours or "
+            "public, and that you joined the competition; then push again"
         )
     if flags.wait:
         wait_and_download(api, about, reply.version_number, flags)
@@ -142,7 +142,8 @@ def wait_and_download(api: Any, about: dict, version: int, flags: PushFlags) -> 
     print("the notebook:", flush=True)
     if not client.wait(ask, flags.wait):
         print(
-            f"it is still running after {flags.wait:g} minutes; later: kaggle kernels output {ref} -p {flags.out}"
+            f"it is still running after {flags.wait:g} minutes; later: "
+            f"kaggle kernels output {ref} -p {flags.out}"
         )
         return
     folder = Path(flags.out) / ref.split("/")[1]

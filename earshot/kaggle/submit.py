@@ -125,16 +125,11 @@ def check_quota(api: Any, flags: SubmitFlags) -> None:
     left, today, total = limits.num_allowed_now or 0, limits.num_today or 0, limits.num_total or 0
     if not left and not total and not limits.limited_by_total:
         # All are zero before the first submission.
-        print(
-            f"submissions to {flags.competition}: none yet; the daily limit is known after "
-            "the first"
-        )
+        print(f"submissions to {flags.competition}: none yet; the daily limit is known after the first")
         return
     print(f"submissions to {flags.competition}: {today} today, {left} left, {total} in all", flush=True)
     if not left:
-        over = (
-            "in this competition" if limits.limited_by_total else "today: the limit resets at 0:00 UTC"
-        )
+        over = "in this competition" if limits.limited_by_total else "today: the limit resets at 0:00 UTC"
         raise UserError(f"none is left {over}; nothing was sent")
     if left == 1:
         client.confirm(

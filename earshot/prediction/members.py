@@ -1,5 +1,4 @@
-"""What a blend is made of: runs, and blends that were kept, each with its out-of-fold predictions and what it
-predicts with."""
+"""Members of a blend: runs and saved blends, with their predictions and out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from earshot.training import resume
 from earshot.training.oof import Oof, load_oof
 from earshot.training.run import CONFIG, Run
 
-FILES = (CONFIG, saved_blend.NAME)  # a run has the first, a kept blend the second
+FILES = (CONFIG, saved_blend.NAME)  # a run has the first, a saved blend the second
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,11 @@ class Member:
     """A run, or a blend of members.
 
     Args:
-        folder: where it lies; of a blend that is not kept, None.
+        folder: its folder; None for a blend that is not saved.
         run: None for a blend.
         of: a blend's members. fitted: how they are blended. kind: the checkpoint that its runs predict by,
             "best" or "last".
-        metric: what it was chosen by. score: a fitted blend's out-of-fold metric, cross-fitted.
+        metric: the metric it was chosen by. score: a fitted blend's out-of-fold metric, cross-fitted.
     """
 
     folder: Path | None
@@ -62,8 +61,8 @@ class Member:
         return list(by_folder.values())
 
     def predict(self, ask: Callable[[Run, str], np.ndarray], kind: str | None = None) -> np.ndarray:
-        """Probabilities (clips, classes) of whatever clips `ask(run, kind)` predicts a run's for; NaN for
-        what no run heard."""
+        """Probabilities (clips, classes) of the clips that `ask(run, kind)` predicts with a run; NaN where no
+        run has a prediction."""
         if self.run is not None:
             return ask(self.run, kind or self.kind)
         used = self.fitted.weights > 0
@@ -76,7 +75,7 @@ class Member:
         return self.fitted.apply(np.stack([blank if p is None else p for p in predictions]))
 
     def read_oof(self) -> Oof:
-        """Its honest out-of-fold predictions: a run's of the final epoch, a blend's cross-fitted."""
+        """Its unbiased out-of-fold predictions: a run's of the last epoch, a blend's cross-fitted."""
         if self.run is not None:
             return load_oof(self.run)
         return Oof.read(self.folder / saved_blend.OOF, self.classes, self.multilabel)
@@ -112,17 +111,17 @@ def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
     members = []
     for name in names:
         here = Path(name)
-        # A name may also be that of another folder here, its competition's for example.
+        # A run may have the name of another folder here, such as its competition's.
         is_here = any((here / file).is_file() for file in FILES)
         members.append(open_member(here if is_here else Path(folder) / name))
     return members
 
 
 def open_member(folder: Path) -> Member:
-    """A run or a kept blend.
+    """Open a run or a saved blend.
 
     Raises:
-        UserError: neither, or damaged; a blend whose members are missing or are others by now.
+        UserError: neither, or damaged; a blend whose members are missing or have changed.
     """
     if (folder / CONFIG).is_file() or not (folder / saved_blend.NAME).is_file():
         run = Run.open(folder).validate()
@@ -132,14 +131,14 @@ def open_member(folder: Path) -> Member:
     method, members = content["method"], []
     places = [Path(os.path.relpath((folder / path).resolve())) for path in content["members"]]
     for place, there in zip(places, content["fingerprints"], strict=True):
-        # Before it is opened: a blend that came to hold itself ends here.
+        # Checked before it is opened: so a blend that contains itself fails here.
         here = saved_blend.read_fingerprint(place)
         if here != there:
-            changed = "missing" if here is None else "another one by now"
+            changed = "missing" if here is None else "has changed"
             again = saved_blend.format_refit_hint(folder, method, [path for path in places if path.is_dir()])
             raise UserError(
-                f"{folder} is a blend of {place}, which is {changed} ({there} there, {here or 'nothing'} "
-                f"here): put it back, or {again}"
+                f"{folder} is a blend of {place}, which {changed} (fingerprint {there} in the blend, "
+                f"{here or 'none'} now): put it back, or {again}"
             )
         members.append(open_member(place))
     fitted = saved_blend.build_fitted_blend(content)
@@ -149,14 +148,14 @@ def open_member(folder: Path) -> Member:
     check_same_classes([blend, *members])
     if len(blend.classes) != content["classes"]:
         raise UserError(
-            f"{folder / saved_blend.NAME} speaks of {content['classes']} labels, and its members have "
+            f"{folder / saved_blend.NAME} has {content['classes']} classes, but its members have "
             f"{len(blend.classes)}: {saved_blend.format_refit_hint(folder, method, places)}"
         )
     return blend
 
 
 def check_same_classes(members: list[Member]) -> list[str]:
-    """The labels that all members share; UserError if two have others, another order or another task."""
+    """The classes that all members share; UserError if two differ in classes, their order or the task."""
     from earshot.training import run_cache
 
     return run_cache.check_same_classes([run for member in members for run in member.list_runs()])
@@ -173,14 +172,14 @@ def mean_blend(members: list[Member]) -> Member:
 
 
 def align_oof(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
-    """Out-of-fold predictions of the clips that all members have, row for row.
+    """Out-of-fold predictions of the clips that all members have, in the same order.
 
     Returns:
         ids, folds and labels of those clips, as the first member has them; (members, clips, classes)
         probabilities; lines to print.
     Raises:
-        UserError: other labels; other clips in a fold; folds that cut the clips in another way, so that no
-            clip's prediction is from models that have seen none of its fold.
+        UserError: different labels; different clips in a fold; different folds, so that no clip's predictions
+            are all from models that never saw its fold.
     """
     import pandas as pd
 
@@ -193,7 +192,7 @@ def align_oof(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
         ids = ids[ids.isin(index)]
     if not len(ids):
         raise UserError(
-            f"{' and '.join(names)} have no out-of-fold clip in common: train the same --fold of each"
+            f"{' and '.join(names)} have no out-of-fold clip in common: train the same --fold of both"
         )
     oofs = [oof.take(index.get_indexer(ids)) for oof, index in zip(complete, indexes, strict=True)]
     first, lines = oofs[0], []
@@ -204,7 +203,7 @@ def align_oof(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
                 f"{names[0]} and {name} have different labels for {ids[differ][0]} ({int(differ.sum())} "
                 "clips in all): train both on the same data"
             )
-        # A fold is there or is not: half of one means that the clips are others.
+        # Half a fold means that the clips differ.
         lost = whole.ids[np.isin(whole.folds, oof.folds) & ~index.isin(ids)]
         if len(lost):
             other = next(n for n, theirs in zip(names, indexes, strict=True) if lost[0] not in theirs)
@@ -222,20 +221,18 @@ def align_oof(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
             name for name, oof in zip(names, oofs, strict=True) if not np.array_equal(oof.folds, first.folds)
         )
         raise UserError(
-            f"{names[0]} and {other} have different folds for the same clips: a weight fitted over such "
-            "folds has seen what it is scored on; train both with the same --folds and --seed, or blend with "
-            "--blend mean"
+            f"{names[0]} and {other} have different folds for the same clips: weights fitted to "
+            "such folds would be scored on clips they were fitted to; train both with the same --folds and --seed, "
+            "or use --blend mean"
         )
     if not np.array_equal(folds, first.folds):
-        lines.append(
-            f"folds differ: those that share clips are taken together, {len(np.unique(folds))} are left"
-        )
+        lines.append(f"folds differ: those that share clips are merged, {len(np.unique(folds))} are left")
     return replace(first, folds=folds), np.stack([oof.probabilities for oof in oofs]), lines
 
 
 def merge_folds(folds: list[np.ndarray]) -> np.ndarray:
-    """(clips,) the finest folds that cut none of the given ones, each called by the least number that the
-    first gives it."""
+    """(clips,) the finest folds that split none of the given ones, each numbered by the first's lowest number
+    in it."""
     import pandas as pd
 
     merged = folds[0]
@@ -253,14 +250,15 @@ def fit_members(members: list[Member], how: str) -> tuple[Member, BlendResult, O
     Args:
         how: "auto", or one of `blend_weights.METHODS`.
     Returns:
-        the blend, what was found, its own out-of-fold predictions, and lines to print.
+        the blend, the result, its out-of-fold predictions, and lines to print.
     """
     oof, probabilities, lines = align_oof(members)
     metric = members[0].metric
     others = [f"{member.folder} ({member.metric})" for member in members if member.metric != metric]
     if others:
         lines.append(
-            f"the blend is chosen by {metric}, as {members[0].folder} was; otherwise {', '.join(others)}"
+            f"the blend is chosen by {metric}, the metric of {members[0].folder}; not by that of "
+            f"{', '.join(others)}"
         )
     names = [member.folder.name for member in members]
     if len(set(names)) < len(names):

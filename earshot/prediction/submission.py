@@ -1,4 +1,4 @@
-"""The submission: built on the competition's own sample file, checked, and only then written."""
+"""Builds a submission in the shape of the sample file, validates it, and only then writes it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def find_sample(cache: Cache) -> Path | None:
-    """The sample submission that lies beside a cache; None where its competition has none.
+    """The sample submission beside a cache; None where its competition has none.
 
     Raises:
-        UserError: it is missing, or is not the one that the cache was made with.
+        UserError: it is missing, or differs from the one that the cache was made with.
     """
     path = cache.folder / "sample_submission.csv"
     if "sample_submission" not in cache.record:
@@ -33,8 +33,8 @@ def find_sample(cache: Cache) -> Path | None:
     found, wanted = hash_file(path)[:12] if path.is_file() else None, cache.record["sample_submission"]
     if found != wanted:
         raise UserError(
-            f"{path} was changed after the extraction (content {found or 'nothing'} now, "
-            f"{wanted or 'nothing'} then): put the competition's own back, or run get_features.py again with "
+            f"{path} has changed since the extraction (hash {found or 'none'} now, "
+            f"{wanted or 'none'} then): restore the competition's file, or run get_features.py again with "
             "--fresh"
         )
     return path if wanted else None
@@ -45,15 +45,15 @@ def warn_same_answer(table: pd.DataFrame, id_column: str) -> str | None:
     value_columns = table.drop(columns=id_column, errors="ignore")
     if len(table) < 2 or len(value_columns.drop_duplicates()) > 1:
         return None
-    said = ", ".join(map(str, value_columns.iloc[0][:3]))
+    cells = ", ".join(map(str, value_columns.iloc[0][:3]))
     return (
-        f"beware: all {len(table)} rows of the submission have the same answer ({said}): has the head "
-        "learnt anything?"
+        f"warning: all {len(table)} rows of the submission have the same values ({cells}): did the head "
+        "learn anything?"
     )
 
 
 def find_id_column(sample: pd.DataFrame, named: str) -> str:
-    """The sample file's column of ids: the one that the competition's own files name, else its first."""
+    """The sample file's id column: the one named in the competition's files, else its first."""
     return named if named in sample else str(sample.columns[0])
 
 
@@ -69,20 +69,21 @@ def build_table(
     """The submission's table, in the shape and order of the sample file.
 
     Args:
-        ids: (clips,) names as the sample file writes them.
+        ids: (clips,) as in the sample file.
         probabilities: (clips, classes).
-        classes: the labels in the columns' order, as the sample file spells them.
-        columns: headers of id and label, for want of a sample file.
-        sample: the sample submission; its header, ids and cells decide: one label column gets the likeliest
-            class (the k likeliest, where its cells are k labels; the k-th in the k-th of several columns of
-            labels), a score the probability of one of two classes, a column per class each class's, and a row
-            per clip and class that row's (0 of a class that is not known); yes and no as words are written
-            so, yes from the threshold on.
-        multilabel: a label column gets every class that is likelier than not, and at least the likeliest.
-        separator: what stands between them, as `labels.find_separator` has it. None: the training data has
-            0/1 columns, and so has a submission for want of a sample file.
+        classes: in the order of the columns, as the sample file spells them.
+        columns: headers of id and label, where there is no sample file.
+        sample: the sample submission; its header, ids and cells decide the values. A label column gets the
+            likeliest class, or the k likeliest where its cells have k labels; the k-th of several label
+            columns gets the k-th likeliest. A score gets the probability of one of two classes, a column per
+            class that of each class, and a row per clip and class that of the pair (0 for an unknown class).
+            Where its cells are yes and no in words, these are written, yes from the threshold on.
+        multilabel: a label column gets every class with a probability of 0.5 or more, and at least the
+            likeliest.
+        separator: between them, from `labels.find_separator`. None: the training data has 0/1 columns, and so
+            has a submission without a sample file.
     Raises:
-        UserError: an id of the sample that has no prediction, columns that are no classes.
+        UserError: an id of the sample has no prediction, or columns are not classes.
     """
     if sample is None and multilabel and separator is None:
         return pd.DataFrame(
@@ -163,8 +164,8 @@ def _join_likely(probabilities: np.ndarray, classes: list[str], separator: str) 
 def _find_separator(
     sample: pd.DataFrame, named: str, classes: list[str], separator: str | None
 ) -> str | None:
-    """What stands between the labels of the sample file's cells, where they show it; else the training data's
-    separator."""
+    """The separator between the labels in the sample file's cells, if they show it; else the training
+    data's."""
     value_columns = [column for column in sample.columns if column != find_id_column(sample, named)]
     cells = (
         [cell for cell in sample[value_columns[0]].str.strip().unique() if cell]
@@ -197,16 +198,16 @@ def check_table(
     separator: str = " ",
     words: tuple[str, ...] = (),
 ) -> None:
-    """The guard: raise UserError unless the table is what the leaderboard will accept.
+    """Validate a submission: raise UserError unless the leaderboard will accept the table.
 
     Args:
-        table: text, as read back from the bytes that are about to be written.
-        id_column: its column of ids.
-        ids: the ids that are expected, in order.
-        columns: the columns that are expected, in order.
-        classes: every label there is.
-        separator: what stands between several labels of a cell.
-        words: how cells may write yes and no.
+        table: text, read back from the bytes to be written.
+        id_column: its id column.
+        ids: the expected ids, in order.
+        columns: the expected columns, in order.
+        classes: all classes.
+        separator: between several labels of a cell.
+        words: spellings of yes and no in cells.
     """
     if list(table.columns) != columns:
         raise UserError(f"submission refused: its columns are {list(table.columns)}, expected {columns}")
@@ -238,12 +239,12 @@ def check_table(
         numbers = pd.to_numeric(cells, errors="coerce")
         if numbers.isna().all() or not numbers.notna().all() and cells.isin(classes).any():
             raise UserError(
-                f"submission refused: {cells[~cells.isin(classes)].iloc[0]} in column {column} is no class"
+                f"submission refused: {cells[~cells.isin(classes)].iloc[0]} in column {column} is not a class"
             )
         wrong = ~numbers.between(0, 1)
         if wrong.any():
             raise UserError(
-                f"submission refused: {cells[wrong].iloc[0]} in column {column} is no probability"
+                f"submission refused: {cells[wrong].iloc[0]} in column {column} is not a probability"
             )
 
 
@@ -268,10 +269,10 @@ def render(
     multilabel: bool = False,
     separator: str | None = None,
 ) -> tuple[bytes, pd.DataFrame]:
-    """Build the submission and guard it: the file's bytes, and its table as text.
+    """Build and validate the submission: the file's bytes, and its table as text.
 
     Raises:
-        UserError: what `build_table` and `check_table` refuse.
+        UserError: `build_table` or `check_table` refuse it.
     """
     if not np.isfinite(probabilities).all():
         raise UserError(
@@ -285,7 +286,7 @@ def render(
         separator = _find_separator(sample, columns[0], classes, separator)
     made = build_table(ids, probabilities, classes, columns, sample, multilabel, separator)
     data = to_csv([made.columns, *made.itertuples(index=False, name=None)]).encode("utf-8")
-    # The bytes are read back before they are written, so that the guard sees what the leaderboard will see.
+    # The bytes are read back before they are written, so that what the leaderboard reads is validated.
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
     id_column = columns[0] if sample is None else find_id_column(sample, columns[0])
     wanted = ids if sample is None else sample[id_column]
@@ -322,7 +323,7 @@ def write(
     multilabel: bool = False,
     separator: str | None = None,
 ) -> pd.DataFrame:
-    """Render the submission and write it; nothing is written if it is refused."""
+    """Build, validate and write the submission; nothing is written if it is refused."""
     data, table = render(ids, probabilities, classes, columns, sample_path, multilabel, separator)
     write_bytes(path, data)
     return table

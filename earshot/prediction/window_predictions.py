@@ -33,7 +33,7 @@ class WindowPredictions:
         """Predict the windows of new clips with a run's "best" or "last" checkpoints.
 
         Args:
-            pooled: (clips, classes) the run's predictions for the clips, used where no clip has several windows.
+            pooled: (clips, classes) the run's predictions, used where no clip has several windows.
         """
         split = clips.split
         clip = np.asarray(split["clip"])

@@ -59,8 +59,8 @@ def check_same_classes(runs: list[Run]) -> list[str]:
             )
         if to_keys(run.classes) != to_keys(first.classes):
             raise UserError(
-                f"can't blend {first.folder} with {run.folder}: {_compare_classes(first, run)}: choose runs of "
-                "one competition"
+                f"can't blend {first.folder} with {run.folder}: {_compare_classes(first, run)}: choose runs "
+                "of one competition"
             )
     return first.classes
 
