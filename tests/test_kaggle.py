@@ -216,7 +216,7 @@ def test_no_credentials_no_network_no_secrets(stub: Stub, monkeypatch, tmp_path:
     monkeypatch.setenv("VERBOSE", "1")
     stub.errors["ListDataFiles"] = (403, f"{NAME} with {KEY} may not")
     done = script("get_features.py", "--competition", "tones", cwd=tmp_path, ok=None)
-    assert "competitions/tones/rules" in refused(done) and "no folder or zip tones is here" in refused(done)
+    assert "competitions/tones/rules" in refused(done) and "no folder or zip tones here" in refused(done)
     assert KEY not in done.stdout + done.stderr and "Authorization" not in done.stdout + done.stderr
     monkeypatch.setattr(KaggleApi, "args", ["--local", "--verbose"])
     assert client.connect().args == ["--local"]

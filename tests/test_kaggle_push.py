@@ -119,7 +119,7 @@ def test_what_cannot_be_bundled(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     (tmp_path / "kaggle.json").write_text(KEY)
     for argv, expected in (
-        (["--out", "full"], "in the way"),
+        (["--out", "full"], "exists and is not a bundle"),
         (["--weights", "none.pt"], "no such file"),
         (["--runs", "none"], "no such|no run"),
         (["--slug", "Kit"], "6 to 50"),

@@ -134,7 +134,7 @@ def open_member(folder: Path) -> Member:
         # Checked before it is opened: so a blend that contains itself fails here.
         here = saved_blend.read_fingerprint(place)
         if here != there:
-            changed = "missing" if here is None else "has changed"
+            changed = "is missing" if here is None else "has changed"
             again = saved_blend.format_refit_hint(folder, method, [path for path in places if path.is_dir()])
             raise UserError(
                 f"{folder} is a blend of {place}, which {changed} (fingerprint {there} in the blend, "
@@ -222,8 +222,8 @@ def align_oof(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
         )
         raise UserError(
             f"{names[0]} and {other} have different folds for the same clips: weights fitted to "
-            "such folds would be scored on clips they were fitted to; train both with the same --folds and --seed, "
-            "or use --blend mean"
+            "such folds would be scored on clips they were fitted to; train both with the same --folds and "
+            "--seed, or use --blend mean"
         )
     if not np.array_equal(folds, first.folds):
         lines.append(f"folds differ: those that share clips are merged, {len(np.unique(folds))} are left")
