@@ -384,7 +384,7 @@ def test_a_blend_with_a_worse_log_loss_than_its_best_member_is_not_used() -> Non
         assert min(row(found, name)["log_loss"] for name in METHODS) > row(found, "good")["log_loss"]
         losses = [row(found, name)["log_loss"] for name in ("mean", "good")]
         assert found.reasons[0].startswith(
-            f"mean is not used: its log loss {losses[0]:.4f} is worse than good's {losses[1]:.4f}, and its f1_macro"
+            f"mean is not used: its log loss {losses[0]:.4f} is worse than good's {losses[1]:.4f}, and its "
         )
         assert "the blend is good itself: no other run has a weight" in found.reasons
         named = fit_blend(members, truth, folds, "f1_macro", ["good", "sure"], ("mean",), offsets=False)
