@@ -1,5 +1,5 @@
-"""A stranger's run, all its checksums right: what it lacks, or claims, is refused in one line before memory
-is taken."""
+"""Untrusted runs with correct checksums: missing or impossible values are refused in one line before memory is
+allocated."""
 
 from __future__ import annotations
 

@@ -212,14 +212,14 @@ def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
     made._sound_rows = lambda name: {"labels": np.array(["owl", "owl", "jay", "owl"])}
     assert made.prior().tolist() == [0, 0.25, 0.75]
     filled, unheard = predict.fill_with_prior(np.full((3, 3), np.nan, dtype=np.float32), made.prior())
-    # nothing can be heard: every clip is answered all the same
+    # no file can be read: every clip is filled all the same
     assert unheard.all() and (filled == [0, 0.25, 0.75]).all()
     table = submission.write(
         tmp_path / "s.csv", np.array(list("abc")), filled, CLASSES, ("id", "label"), None
     )
     assert table.label.tolist() == ["owl"] * 3
     assert submission.warn_same_answer(table, "id") == (
-        "beware: all 3 rows of the submission have the same answer (owl): has the head learnt anything?"
+        "warning: all 3 rows of the submission have the same values (owl): did the head learn anything?"
     )
     table.loc[0, "label"] = "jay"
     assert (
