@@ -84,7 +84,7 @@ def test_columns_of_zero_and_one(birds: Path, one: str, zero: str) -> None:
     assert comp.clips["fold"].tolist()[:4] == [1, 2, 1, 2] and any(
         "3 label columns of 0 and 1" in n for n in comp.notes
     )
-    assert "line 2: 2 of the label columns are 1: --task multilabel" in refused(birds, task="single")
+    assert "line 2: 2 of the label columns are 1: use --task multilabel" in refused(birds, task="single")
 
 
 def test_columns_without_a_sample(birds: Path) -> None:
