@@ -112,7 +112,7 @@ def test_noise_folders_are_left_out_or_become_a_class(tmp_path: Path) -> None:
         tmp_path / "out",
         cwd=tmp_path,
     )
-    assert "no folder called" in refused(folders(tmp_path / "set"), noise_class="silence")
+    assert "no folder such as _background_noise_" in refused(folders(tmp_path / "set"), noise_class="silence")
 
 
 def test_noise_beside_a_table(tmp_path: Path) -> None:

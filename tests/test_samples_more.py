@@ -133,7 +133,7 @@ def test_numbers_for_labels_without_a_list(tmp_path: Path) -> None:
     comp = load(root, out=tmp_path / "out", label_map=["jay=0", "owl=1", "wren=2"])
     assert comp.classes == ["0", "1", "2"]
     write(root / "sample_submission.csv", "id,target", "10,0", "11,0")  # may be a placeholder
-    assert said(load(root, out=tmp_path / "out"), "if numbers are wanted, --label-map jay=0 owl=1 wren=2")
+    assert said(load(root, out=tmp_path / "out"), "for numbers, give --label-map jay=0 owl=1 wren=2")
 
 
 def test_a_single_number_beside_a_column_of_codes(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_zeros_below_a_header_that_may_mean_either(tmp_path: Path) -> None:
     root = listed(tmp_path, "0", "1", "0", "1")
     files(root, "test/x.wav")
     write(root / "sample_submission.csv", "id,target", "x,0", "11,0")
-    assert said(load(root, out=tmp_path / "out"), "holds 0 alone, so labels are submitted")
+    assert said(load(root, out=tmp_path / "out"), "holds only 0, so labels are submitted")
 
 
 def test_labels_in_a_file_that_is_not_read_are_named(tmp_path: Path) -> None:

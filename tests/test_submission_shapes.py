@@ -370,4 +370,4 @@ def test_a_word_that_is_no_class_is_named() -> None:
     sample = "fname,label\nx,Laughter Hi-Hat Flute\ny,Laughter Hi-Hat Flute\n"
     (line,) = notes(sample, SOUNDS[:4])
     assert "holds Hi-Hat, and no training clip has that label" in line and "did you mean 'Hi-hat'" in line
-    assert "the label light rain holds what stands between" in notes(sample, SOUNDS)[0]
+    assert "the label light rain contains the separator" in notes(sample, SOUNDS)[0]
