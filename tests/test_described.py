@@ -1,5 +1,5 @@
-"""Untrusted runs with correct checksums: missing or impossible values are refused in one line before memory is
-allocated."""
+"""Untrusted runs with correct checksums: missing or impossible values are refused in one line before memory
+is allocated."""
 
 from __future__ import annotations
 

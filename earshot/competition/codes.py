@@ -42,8 +42,8 @@ def find_label_codes(
         numbers = [number_of[name] for name in known if name in number_of]
         if len(set(numbers)) == len(known) and cells <= set(number_of.values()):
             if len(cells) == 1 and of_clips:
-                hint = f"if numbers are wanted, --label-column {of_clips} trains on those of {path}"
-                return None, f"{sample.path.name} holds {min(cells)} alone: {hint}"
+                hint = f"to submit the numbers of {path}, give --label-column {of_clips}"
+                return None, f"{sample.path.name} holds only {min(cells)}: {hint}"
             pairs = ", ".join(f"{name} is {number_of[name]}" for name in sorted(known)[:3])
             line = (
                 f"{sample.path.name} has numbers for labels: they are written by the codes in {path}, {pairs}"
