@@ -342,7 +342,7 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     )
     with pytest.raises(UserError, match="is single-label, .* was trained multi-label: say where"):
         run_cache.open_run_cache(several, str(one.folder))
-    with pytest.raises(UserError, match="multi-label, .* single-label: they cannot be blended"):
+    with pytest.raises(UserError, match="can.t blend .*multi-label.*single-label"):
         run_cache.check_same_classes([several, Run.begin(tmp_path / "other", {"classes": KINDS}, {})])
     with pytest.raises(UserError, match="--metric lwlrap is for clips with several labels"):
         submit.dry_run(one, tmp_path / "s.csv", "lwlrap")
