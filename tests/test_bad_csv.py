@@ -359,7 +359,7 @@ def test_labels_only_in_the_sample_and_labels_that_it_lacks(tmp_path: Path) -> N
         "no column for the label emu" in n for n in comp.notes
     )
     # columns of something else: refused before any clip is decoded
-    assert "column one is no class" in refused(birds(tmp_path, sample=text("fname,one,two", "x.wav,0,0")))
+    assert "column one is not a class" in refused(birds(tmp_path, sample=text("fname,one,two", "x.wav,0,0")))
 
 
 def test_what_is_no_plain_file_of_a_sane_size(tmp_path: Path) -> None:

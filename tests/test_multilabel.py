@@ -192,7 +192,7 @@ def test_a_column_per_class_gets_the_probabilities(tmp_path: Path) -> None:
             "b,0.3,0.1,0.2",
         ]
     assert submitted(tmp_path, None, None)[:2] == ["fname,bark,light rain,wind", "a,0.7,0.6,0.1"]
-    with pytest.raises(UserError, match="snow is no class"):
+    with pytest.raises(UserError, match="snow is not a class"):
         submitted(tmp_path, "fname,bark,snow\na,0,0\nb,0,0\nc,0,0\n", None)
     with pytest.raises(UserError, match="no probability"):
         submitted(tmp_path, sample, None, P + 0.5)

@@ -306,9 +306,9 @@ def test_a_name_from_right_to_left_turns_nothing_around() -> None:
 @pytest.mark.parametrize(
     "header, words",
     [
-        (["fname", "dog", "cut", "fox"], ("column cut is no class", "did you mean 'cat'")),
-        (["fname", "Dog", "Cat", "Owl"], ("column Dog is no class", "'dog'")),
-        (["fname", "d\u043eg", "cot", "owl"], ("is no class", "'dog' (U+006F) for 'd\u043eg' (U+043E)")),
+        (["fname", "dog", "cut", "fox"], ("column cut is not a class", "did you mean 'cat'")),
+        (["fname", "Dog", "Cat", "Owl"], ("column Dog is not a class", "'dog'")),
+        (["fname", "d\u043eg", "cot", "owl"], ("is not a class", "'dog' (U+006F) for 'd\u043eg' (U+043E)")),
         (["fname", "dog", "dog\u200b", "cat", "owl"], ("several columns for one class", "U+200B")),
     ],
 )

@@ -255,7 +255,7 @@ def test_columns_that_name_classes_by_their_number(tmp_path: Path) -> None:
         "recording_id,s0,s2,s1", "x,0.1,0.9,0.2", "y,0.4,0.6,0.5",
     ]  # fmt: skip
     assert notes(sample, SPECIES, True) == []
-    with pytest.raises(UserError, match="column s0 is no class"):
+    with pytest.raises(UserError, match="column s0 is not a class"):
         written(tmp_path, sample.replace("s2", "s7"), ["x", "y"], P3, SPECIES, True)
 
 
