@@ -147,16 +147,16 @@ def download_wheels(folder: Path, packages: tuple[str, ...]) -> None:
     Python.
 
     Raises:
-        UserError: torch is chosen, pip finds no versions that fit the image's, or there is no network.
+        UserError: torch is among them, pip finds no versions that fit the image's, or there is no network.
     """
     pinned = ROOT / "constraints-kaggle.txt"
     image = {
         normalise_name(name) for name in re.findall(r"^([^#\s]+?)\s*==", pinned.read_text(), re.MULTILINE)
     }
-    chosen = {normalise_name(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
-    if chosen & set(NEVER):
+    named = {normalise_name(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
+    if named & set(NEVER):
         raise UserError(
-            f"--packages {', '.join(sorted(chosen & set(NEVER)))}: Kaggle's own is built for its driver, and "
+            f"--packages {', '.join(sorted(named & set(NEVER)))}: Kaggle's own is built for its driver, and "
             "stays"
         )
     folder.mkdir(parents=True)
@@ -171,7 +171,7 @@ def download_wheels(folder: Path, packages: tuple[str, ...]) -> None:
     lacking = [
         f"{name}=={version}"
         for name, version in chosen.items()
-        if name in chosen
+        if name in named
         or name not in image | {*NEVER, *THERE}
         and not name.startswith(("nvidia-", "cuda-"))
     ]

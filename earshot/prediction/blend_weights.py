@@ -283,6 +283,7 @@ def _choose_blend(members: np.ndarray, folds: np.ndarray, rows: np.ndarray, task
                 kind, name, current = option, label, moved
         if best is None or task.is_better(best[-1], current, rows, (best[-2], plain)):
             best = method, kind, name, options, plain, current
+    assert best is not None  # there is at least one method
     method, kind, name, options, plain, current = best
     weights = fit_weights(method, members[:, rows], truth[rows], task.metric, task.offsets)
     found = (

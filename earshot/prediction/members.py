@@ -43,11 +43,17 @@ class Member:
         if self.run is not None:
             record = self.run.config["record"]
             return f"{self.folder} ({record['head']['name']} on {record['view']})"
-        if self.fitted.alone is not None:
-            return f"{self.folder} (the same as {self.of[self.fitted.alone]})"
+        fitted = self.fitted
+        if fitted is not None and fitted.alone is not None:
+            return f"{self.folder} (the same as {self.of[fitted.alone]})"
         return (
             f"{self.folder} ({self.fitted.method} of {', '.join(str(member.folder) for member in self.of)})"
         )
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.folder.name if self.folder else ""
 
     def list_runs(self) -> list[Run]:
         """The runs that it predicts with, each once."""
@@ -286,13 +292,13 @@ def format_table(found: BlendResult, metric: str) -> list[str]:
 def format_parts(members: list[Member], fitted: FittedBlend) -> str:
     """A blend's method and number of members, or the name of the member that it is."""
     if fitted.alone is not None:
-        return f"{members[fitted.alone].folder.name} itself"
+        return f"{members[fitted.alone].name} itself"
     return f"{fitted.method} of {int((fitted.weights > 0).sum())}"
 
 
 def format_weights(members: list[Member], fitted: FittedBlend) -> str:
     """A blend's weights, and the range of its factors or thresholds, on a line."""
-    pairs = list(zip([member.folder.name for member in members], fitted.weights, strict=True))
+    pairs = list(zip([member.name for member in members], fitted.weights, strict=True))
     line = "weights: " + "  ".join(f"{name} {weight:.3f}" for name, weight in pairs if weight > 0)
     if unused := [name for name, weight in pairs if weight == 0]:
         line += f" (unused: {', '.join(unused)})"
