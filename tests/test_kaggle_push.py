@@ -220,7 +220,7 @@ def test_uploads_that_fail(stub: Stub, tmp_path: Path, monkeypatch) -> None:
     naps(monkeypatch)
     for errors, expected in (
         ({"PUT": (400, "no")}, "the upload: Upload unsuccessful"),
-        ({"GetDatasetStatus": (401, "no")}, "refuses the cred"),
+        ({"GetDatasetStatus": (401, "no")}, "rejects the cred"),
         ({"CreateDataset": (403, "no")}, "phone number"),
         ({"CreateDataset": (429, "no")}, "wait some minutes"),
     ):
@@ -371,7 +371,7 @@ def test_notebooks_that_fail(stub: Stub, book: Path, tmp_path: Path, capsys) -> 
         ({"machine_shape": "NvidiaTeslaP100"}, "NvidiaTeslaP100 is retired"),
         ({"enable_internet": "maybe"}, "enable_internet is 'maybe'"),
         ({"title": "ab"}, "needs 5 to 50"),
-        ({"dataset_sources": ["kit"]}, "kit among dataset_sources: OWNER/SLUG"),
+        ({"dataset_sources": ["kit"]}, "kit among dataset_sources: give OWNER/SLUG"),
         ({"competition_sources": ["c/tones"]}, "give SLUG"),
         ({"enable_interent": True}, "unknown key enable_interent"),
     ],
@@ -387,8 +387,8 @@ def test_what_is_no_notebook(book: Path, tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("")
     for path, expected in (
         (book, "has no cells"),
-        (tmp_path / "none.ipynb", "no notebook there"),
-        (tmp_path, "no notebook there"),
+        (tmp_path / "none.ipynb", "no notebook "),
+        (tmp_path, "no notebook "),
         (tmp_path / "x.txt", "is not a notebook"),
     ):
         with pytest.raises(UserError, match=expected):
