@@ -208,7 +208,7 @@ def test_nothing_there(tmp_path):
     line = refused(tmp_path / "empty")
     assert "0 csv files, 0 audio files, 0 subfolders" in line
     (tmp_path / "note.txt").write_text("hello")
-    assert "no zip" in refused(tmp_path / "note.txt")
+    assert "is not a zip" in refused(tmp_path / "note.txt")
 
 
 def test_train_csv_without_audio(kaggle):
