@@ -70,9 +70,9 @@ def test_a_read_only_folder_a_second_run_and_a_folder_that_moved(owls, tmp_path)
     load(owls, out=tmp_path / "out")
     assert made == {p: p.lstat().st_ino for p in (tmp_path / "out").rglob("*") if p.name != ".lock"}
     owls.rename(tmp_path / "elsewhere")
-    with pytest.raises(TemporaryError, match="is not there, and was"):  # a drive may be away
+    with pytest.raises(TemporaryError, match="is missing, and was there"):  # a drive may be away
         load(owls, out=tmp_path / "out")
-    with pytest.raises(TemporaryError, match="which is not there"):
+    with pytest.raises(TemporaryError, match="which is missing"):
         load(tmp_path / "out/owls", out=tmp_path / "out")
     (tmp_path / "new").mkdir()
     moved = load((tmp_path / "elsewhere").rename(tmp_path / "new/owls"), out=tmp_path / "out")

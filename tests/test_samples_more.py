@@ -116,7 +116,7 @@ def test_numbers_for_labels_by_the_file_that_counts_them(tmp_path: Path, kind: s
     write(root / kind, *lines[kind])
     comp = load(root, out=tmp_path / "out")
     assert comp.classes == ["0", "1", "2"] and said(
-        comp, f"as {kind} counts them, jay is 1, owl is 2, wren is 0"
+        comp, f"by the codes in {kind}, jay is 1, owl is 2, wren is 0"
     )
     train = comp.clips[comp.clips["split"] == "train"]
     assert all(
