@@ -222,7 +222,7 @@ def test_no_credentials_no_network_no_secrets(stub: Stub, monkeypatch, tmp_path:
     assert client.connect().args == ["--local"]
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    with pytest.raises(UserError, match="cannot be reached.*switch Internet on"):
+    with pytest.raises(UserError, match="reach Kaggle.*switch Internet on"):
         download.find_or_download("tones", "data")
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")

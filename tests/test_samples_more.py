@@ -178,7 +178,7 @@ def test_a_quantity_is_refused(tmp_path: Path, labels: list[str], ok: bool) -> N
         fractions = any(label.endswith(".5") for label in labels)
         assert said(load(root, out=tmp_path / "out"), "predicts no quantities") == fractions
     else:
-        assert "predicts no quantities; make classes of them" in refused(root, out=tmp_path / "out")
+        assert "predicts classes, not quantities; make classes of them" in refused(root, out=tmp_path / "out")
 
 
 def test_several_rows_of_a_clip_are_refused_plainly(tmp_path: Path) -> None:
