@@ -1,5 +1,5 @@
-"""Untrusted files: pickles that call, build, refer, claim or bomb; each must be refused without running
-anything.
+"""Untrusted files: pickles that call, build, refer, claim, bomb; each has to be refused and
+nothing of it run.
 
 As a program: `python tests/hostile.py FOLDER` writes them all and reads them under a limit of memory and an
 audit of what runs.

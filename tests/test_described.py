@@ -1,5 +1,5 @@
-"""Untrusted runs with correct checksums: missing or impossible values are refused in one line before memory
-is allocated."""
+"""An untrusted run with valid checksums: what it lacks or claims wrongly is refused in one line before memory
+is taken."""
 
 from __future__ import annotations
 

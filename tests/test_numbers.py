@@ -212,7 +212,7 @@ def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
     made._sound_rows = lambda name: {"labels": np.array(["owl", "owl", "jay", "owl"])}
     assert made.prior().tolist() == [0, 0.25, 0.75]
     filled, unheard = predict.fill_with_prior(np.full((3, 3), np.nan, dtype=np.float32), made.prior())
-    # no file can be read: every clip is filled all the same
+    # nothing can be heard: every clip is answered all the same
     assert unheard.all() and (filled == [0, 0.25, 0.75]).all()
     table = submission.write(
         tmp_path / "s.csv", np.array(list("abc")), filled, CLASSES, ("id", "label"), None

@@ -289,13 +289,6 @@ def format_table(found: BlendResult, metric: str) -> list[str]:
     return lines + found.reasons
 
 
-def format_parts(members: list[Member], fitted: FittedBlend) -> str:
-    """A blend's method and number of members, or the name of the member that it is."""
-    if fitted.alone is not None:
-        return f"{members[fitted.alone].name} itself"
-    return f"{fitted.method} of {int((fitted.weights > 0).sum())}"
-
-
 def format_weights(members: list[Member], fitted: FittedBlend) -> str:
     """A blend's weights, and the range of its factors or thresholds, on a line."""
     pairs = list(zip([member.name for member in members], fitted.weights, strict=True))

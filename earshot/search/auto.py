@@ -159,7 +159,10 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
         f"out-of-fold, final epochs, {len(oof.ids)} clips",
         *lines,
         *members.format_table(blended, whole.metric),
-        members.format_weights(chosen, blended.fitted),
+        "weights: "
+        + "  ".join(
+            f"{m.folder.name} {w:.3f}" for m, w in zip(chosen, blended.fitted.weights, strict=True) if w > 0
+        ),
     ]:
         trainer.report(line)
     # A further seed that never began is no news.
@@ -179,7 +182,8 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
             **leaderboard.select_scores(blend_scores, trainer.flags.metric),
             "fold_std": blended.spread,
             "seconds": trainer.before + time.monotonic() - trainer.began,
-            "status": f"blend: {members.format_parts(chosen, blended.fitted)}, cross-fitted",
+            "status": f"blend: {blended.fitted.method} of {int((blended.fitted.weights > 0).sum())}, "
+            "cross-fitted",
         }
     )
     rows = leaderboard.sort_rows(rows, trainer.flags.metric)
