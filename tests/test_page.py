@@ -38,7 +38,7 @@ def test_what_is_opened_answers_as_predict_does(
                 "best",
                 opened["cnn"]
                 .predict_file(home / "tone.wav")
-                .inputs[opened["cnn"].get_pipeline(run).key]
+                .heard[opened["cnn"].get_pipeline(run).key]
                 .features,
                 True,
             )[0],
@@ -129,7 +129,7 @@ def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) 
     half[8000:] = 0
     soundfile.write(home / "half.wav", half, 16000)
     answer = cnn.predict_file(home / "half.wav")
-    features = answer.inputs[cnn.get_pipeline(run).key].features
+    features = answer.heard[cnn.get_pipeline(run).key].features
     x, mask = cnn.build_rows(run, features, False).load_batch(np.array([0]))
     heads = [head for _, head in cnn.load_heads(run, "best")]
     found = saliency.compute_gradients(heads, x, mask, 2, False, True)

@@ -43,7 +43,7 @@ def compute_maps(
     A head of one linear layer, or scikit-learn's, has none.
     """
     ears = hearing.get_pipeline(run)
-    heard = answer.inputs[ears.key]
+    heard = answer.heard[ears.key]
     window = min(window, len(heard.features.start) - 1)
     head = dict(hearing.load_heads(run, hearing.get_checkpoint_kind(run)))[model]
     rows = hearing.build_rows(run, heard.features, pooled=False)

@@ -48,7 +48,7 @@ def explain(hearing: Predictor, run: Run, answer: Prediction, window: int, targe
         window: its number. target: the class's.
     """
     ears = hearing.get_pipeline(run)
-    heard = answer.inputs[ears.key]
+    heard = answer.heard[ears.key]
     window = min(window, len(heard.features.start) - 1)
     rate = ears.extractor.rate
     low, high = ears.extractor.band

@@ -184,7 +184,7 @@ def _build_listen_tab(session: Session) -> None:
             ),
         }
         ears = hearing.get_pipeline(hearing.runs[0])
-        heard = answer.inputs[ears.key]
+        heard = answer.heard[ears.key]
         png = plots.draw_clip(
             heard.wave,
             ears.extractor.rate,
@@ -205,7 +205,7 @@ def _build_listen_tab(session: Session) -> None:
             answer, number = session.predict(path), int(number) - 1
             which = runs[name]
             ears = hearing.get_pipeline(which)
-            heard = answer.inputs[ears.key]
+            heard = answer.heard[ears.key]
             number = min(number, len(heard.features.start) - 1)
             found = saliency.explain(hearing, which, answer, number, hearing.classes.index(wanted))
         except (BadAudio, UserError, OSError, TypeError) as error:

@@ -171,9 +171,7 @@ def download_wheels(folder: Path, packages: tuple[str, ...]) -> None:
     lacking = [
         f"{name}=={version}"
         for name, version in chosen.items()
-        if name in named
-        or name not in image | {*NEVER, *THERE}
-        and not name.startswith(("nvidia-", "cuda-"))
+        if name in named or name not in image | {*NEVER, *THERE} and not name.startswith(("nvidia-", "cuda-"))
     ]
     run_pip("download", "--quiet", "--no-deps", "--dest", str(folder), *TARGET, *lacking)
     write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in sorted(lacking)))
