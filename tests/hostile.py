@@ -1,4 +1,4 @@
-"""Files that a stranger may hand in: pickles that call, build, refer, claim, bomb; each has to be refused and
+"""Untrusted files: pickles that call, build, refer, claim, bomb; each has to be refused and
 nothing of it run.
 
 As a program: `python tests/hostile.py FOLDER` writes them all and reads them under a limit of memory and an
@@ -49,7 +49,7 @@ class Built:
 
 
 def wrapper(**changes: Any) -> bytes:
-    """A dict with an array's announcement as joblib writes it, changed, and a few numbers after it."""
+    """A dict with a changed array header as joblib writes it, and a few numbers after it."""
     made = NumpyArrayWrapper(np.ndarray, (2, 2), "C", np.dtype("f4"), allow_mmap=True)
     made.__dict__.update(changes)
     return pickle.dumps({"x": made}, 4) + bytes(64)
@@ -169,7 +169,7 @@ def pickles(victim: Path) -> dict[str, bytes]:
 
 
 def torch_files(folder: Path, victim: Path) -> dict[str, Path]:
-    """Files of weights that are none: name -> path."""
+    """Invalid files of weights: name -> path."""
     import torch
 
     plain = {"a": torch.arange(6.0).reshape(2, 3)}

@@ -140,7 +140,7 @@ def test_bad_files_are_named(tmp_path):
     assert reason(tmp_path / "empty.wav") == "empty file"
     assert reason(tmp_path / "folder.wav") == "is a directory"
     assert reason(tmp_path / "garbage.wav") == "cannot be decoded: Format not recognised"
-    assert reason(tmp_path / "garbage.m4a").startswith("cannot be decoded: nothing here decodes .m4a")
+    assert reason(tmp_path / "garbage.m4a").startswith("cannot be decoded: no decoder for .m4a")
     assert reason(written("none.wav", noise[:0])) == "no samples"
     assert reason(written("short.wav", noise[:48])) == "too short (3 ms)"
     assert reason(written("silent.wav", noise * 0)) == "silent"

@@ -163,7 +163,7 @@ def test_read_as_it_is_meant(tmp_path: Path, change) -> None:
         (
             text("fname,label", "a.wav,owl", "b.wav,jay"),
             [("a.wav", "owl"), ("b.wav", "jay")],
-            "1 audio files are named by no csv",
+            "1 audio files are in no csv",
         ),
         (
             text("fname,label", "a.wav,owl", "a,owl", "b.wav,jay"),
@@ -214,7 +214,7 @@ def test_read_as_it_is_meant(tmp_path: Path, change) -> None:
 def test_read_and_said(tmp_path: Path, train: bytes, want: list | None, note: str | None) -> None:
     root = birds(tmp_path, train)
     if want is None:  # one clip is left, so one class
-        assert "nothing to tell apart" in refused(root)
+        assert "two classes are needed" in refused(root)
         return
     comp = load(root)
     assert [(id, label) for id, _, label in rows(comp, "train")] == want
@@ -304,7 +304,7 @@ def test_two_ids_of_one_file_stay_together(tmp_path: Path) -> None:
             text("fname,label", "a.wav,owl", "b.wav,jay", "a.wav,jay"),
             ("a.wav two labels, owl and jay", "lines 2 and 4"),
         ),
-        (text("fname,label", "a.wav,owl", "b.wav,owl"), ("nothing to tell apart",)),
+        (text("fname,label", "a.wav,owl", "b.wav,owl"), ("two classes are needed",)),
         (text("clip,label", "q.wav,owl", "r.wav,jay"), ("--id-column",)),
         (text("fname,label", "a.wav," + "x" * 200_000, "b.wav,jay"), ("line 2", "limit")),
         (text(",".join(f"c{i}" for i in range(30_000)), "1"), ("too large", "30,000 columns")),
@@ -359,7 +359,7 @@ def test_labels_only_in_the_sample_and_labels_that_it_lacks(tmp_path: Path) -> N
         "no column for the label emu" in n for n in comp.notes
     )
     # columns of something else: refused before any clip is decoded
-    assert "column one is no class" in refused(birds(tmp_path, sample=text("fname,one,two", "x.wav,0,0")))
+    assert "column one is not a class" in refused(birds(tmp_path, sample=text("fname,one,two", "x.wav,0,0")))
 
 
 def test_what_is_no_plain_file_of_a_sane_size(tmp_path: Path) -> None:

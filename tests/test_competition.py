@@ -28,7 +28,7 @@ def folded(tmp_path) -> Path:
 
 def test_holdout_fold_keeps_groups_whole(folded):
     line = refused(folded, holdout="3")
-    assert "--holdout 3 would part 5 groups (first: g0)" in line and "fraction" in line
+    assert "--holdout 3 would split 5 groups (first: g0)" in line and "fraction" in line
 
 
 def test_holdout_fold(folded):
@@ -208,7 +208,7 @@ def test_nothing_there(tmp_path):
     line = refused(tmp_path / "empty")
     assert "0 csv files, 0 audio files, 0 subfolders" in line
     (tmp_path / "note.txt").write_text("hello")
-    assert "no zip" in refused(tmp_path / "note.txt")
+    assert "is not a zip" in refused(tmp_path / "note.txt")
 
 
 def test_train_csv_without_audio(kaggle):

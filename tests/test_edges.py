@@ -102,7 +102,7 @@ def test_a_sample_file_that_cannot_be_answered_is_found_before_extraction(tmp_pa
         "fname,tone0,Usage\n" + "".join(f"{row['fname']},0,Public\n" for row in rows)
     )
     done = script("get_features.py", "--competition", data, "--extractor", "logmel", cwd=tmp_path, ok=None)
-    assert "Usage is no class" in refused(done) and not list(tmp_path.glob("data/tones/logmel/*"))
+    assert "Usage is not a class" in refused(done) and not list(tmp_path.glob("data/tones/logmel/*"))
 
 
 def test_a_zip_and_then_no_flags(tmp_path: Path) -> None:

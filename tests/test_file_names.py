@@ -99,7 +99,7 @@ def test_suffixes_that_are_audio_are_used(done) -> None:
 
 def test_unused_files_are_one_line_each_kind(done) -> None:
     lines = done[2].splitlines()
-    assert "1 audio files are named by no csv and left out: audio_train/extra.wav" in lines
+    assert "1 audio files are in no csv and left out: audio_train/extra.wav" in lines
     first = ", ".join(f"audio_train/{name}" for name in ("008.xyz", "picture0.jpg", "picture1.jpg"))
     assert f"not used: 6 files that are not audio: {first} and 3 more" in lines
     assert not any(word in done[2] for word in ("README", "Thumbs", "._", "DS_Store", "sums"))
@@ -308,7 +308,7 @@ def test_other_sides_and_films(tmp_path: Path) -> None:
     csv(root / "train.csv", "id,label a,owl b,jay")
     made = load(root)
     assert [row[1] for row in rows(made, "train")] == ["audio/a.wav", "audio/b.wav"]
-    assert any(line.startswith("2 audio files are named by no csv") for line in made.notes)
+    assert any(line.startswith("2 audio files are in no csv") for line in made.notes)
     classes = tmp_path / "classes"
     files(classes, "sound/dog/1.wav", "sound/cat/1.wav")
     (classes / "video" / "dog").mkdir(parents=True)

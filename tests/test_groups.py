@@ -94,8 +94,8 @@ def test_a_pattern(pattern: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     "pattern, words",
     [
-        ("(a", r"--group-pattern \(a is no regular expression: .*at character 1"),
-        ("a{99999999999}", "no regular expression"),
+        ("(a", r"--group-pattern \(a is not a regular expression: .*at character 1"),
+        ("a{99999999999}", "not a regular expression"),
         ("zzz", r"matches no clip.*p1/a_7_x.wav, odd.wav"),
         ("", "matches no clip"),
         ("a" * 501, "501 characters"),
@@ -121,5 +121,5 @@ def test_folds_that_part_sources() -> None:
     """They are counted; clips without a fold or a source do not count."""
     assert groups.warn_straddling_folds([0, 0, 1, 1, -1], ["x", "x", "y", "", "x"]) == []
     (line,) = groups.warn_straddling_folds([0, 1, 1, 2], ["x", "x", "y", "y"])
-    assert line.startswith("warning: the data's own folds part 2 of 2 sources (first: x, in 0, 1)")
+    assert line.startswith("warning: the data's own folds split 2 of 2 sources (first: x, in 0, 1)")
     assert "in test, train" in groups.warn_straddling_folds(["train", "test"], ["x", "x"])[0]

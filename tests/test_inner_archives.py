@@ -70,9 +70,9 @@ def test_a_read_only_folder_a_second_run_and_a_folder_that_moved(owls, tmp_path)
     load(owls, out=tmp_path / "out")
     assert made == {p: p.lstat().st_ino for p in (tmp_path / "out").rglob("*") if p.name != ".lock"}
     owls.rename(tmp_path / "elsewhere")
-    with pytest.raises(TemporaryError, match="is not there, and was"):  # a drive may be away
+    with pytest.raises(TemporaryError, match="is missing, and was there"):  # a drive may be away
         load(owls, out=tmp_path / "out")
-    with pytest.raises(TemporaryError, match="which is not there"):
+    with pytest.raises(TemporaryError, match="which is missing"):
         load(tmp_path / "out/owls", out=tmp_path / "out")
     (tmp_path / "new").mkdir()
     moved = load((tmp_path / "elsewhere").rename(tmp_path / "new/owls"), out=tmp_path / "out")
@@ -195,7 +195,7 @@ def test_archives_that_cannot_be_read_are_named_with_a_command(kaggle, tmp_path)
     (kaggle / "x.zip").write_bytes(b"PK")
     notes = load(kaggle, out=tmp_path / "out").notes
     assert any(n.startswith("not used: 1 archives") and "train.7z" in n for n in notes)
-    assert any(n.startswith("warning: not used: ") and "x.zip is not a whole zip" in n for n in notes)
+    assert any(n.startswith("warning: not used: ") and "x.zip is not a complete zip" in n for n in notes)
 
 
 # --- archives that mean harm
@@ -261,7 +261,7 @@ def test_tar_bombs(tmp_path, monkeypatch):
     tarred(tmp_path / "c/evil.tar.gz", ("zeros.wav", bytes(5_000_000)))
     assert "more than 100 times" in only_refused(tmp_path / "c", tmp_path)
     tarred(tmp_path / "d/evil.tar.gz", ("a" * 3_000_000, b"x"))  # of its header alone
-    assert "not a whole tar" in only_refused(tmp_path / "d", tmp_path)
+    assert "not a complete tar" in only_refused(tmp_path / "d", tmp_path)
 
 
 def test_tars_that_are_cut_off_or_altered(tmp_path):
@@ -278,7 +278,7 @@ def test_tars_that_are_cut_off_or_altered(tmp_path):
         whole[:second] + b"X" * 512 + whole[second + 512 :],
     ):
         path.write_bytes(spoilt)
-        assert "not a whole tar" in only_refused(tmp_path / "c", tmp_path)
+        assert "not a complete tar" in only_refused(tmp_path / "c", tmp_path)
 
 
 def test_a_csv_whose_paths_begin_with_the_folder_s_name(tmp_path):

@@ -65,7 +65,7 @@ def test_from_the_download_to_the_score(stub: Stub, tones_zip: bytes, tmp_path: 
     said = capsys.readouterr().out
     assert (
         "4 today, 1 left, 9 in all" in said
-        and "waits for its score" in said
+        and "waiting for its score" in said
         and "score: public 0.913" in said
     )
     assert stub.uploads == [(tmp_path / "submissions" / "submission.csv").read_bytes()]
@@ -78,13 +78,13 @@ def test_from_the_download_to_the_score(stub: Stub, tones_zip: bytes, tmp_path: 
     ]
     # The same content again: asked before it is sent; a second download: nothing to do.
     stub.limits["numAllowedNow"] = 3
-    with pytest.raises(UserError, match="this very content was submitted at .*ref 70, public 0.913"):
+    with pytest.raises(UserError, match="this content was already submitted at .*ref 70, public 0.913"):
         predict.main(["--device", "cpu", "--submit"])
     assert len(stub.uploads) == 1
     get_features.main(["--competition", "tone-hunt", "--extractor", "logmel", "--device", "cpu"])
     said = capsys.readouterr().out
     assert "downloaded earlier" in said and "nothing to do" in said and len(stub.ranges) == 1
-    with pytest.raises(UserError, match="leave the audio away"):
+    with pytest.raises(UserError, match="remove the audio files"):
         predict.main(["--device", "cpu", "--submit", "--audio", "made"])
     assert KEY not in said
 
@@ -94,7 +94,7 @@ def test_a_broken_download_goes_on(stub: Stub, tones_zip: bytes, tmp_path: Path,
     whole = zipped(tmp_path / "made", ("notes.bin", bytes(8 << 20)))
     # the client writes by the MB, and tries five times more
     stub.files["archive.zip"], stub.cut = whole, (1 << 20) + 5
-    with pytest.raises(UserError, match="the download of tones: the connection broke off; what came is kept"):
+    with pytest.raises(UserError, match="tones: the connection broke off; the same command continues"):
         download.find_or_download("tones", "data")
     kept = tmp_path / "data" / ".downloads" / "tones" / "tones.zip"
     assert kept.stat().st_size == 6 << 20 and not (tmp_path / "data" / "tones").exists()
@@ -119,13 +119,13 @@ def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None
     # in a clip's samples: stored, so that only the checksum tells
     place = tones_zip.index(b"audio_train") + 3000
     stub.files["archive.zip"] = tones_zip[:place] + bytes([tones_zip[place] ^ 1]) + tones_zip[place + 1 :]
-    with pytest.raises(UserError, match="not a whole zip.*it is removed"):
+    with pytest.raises(UserError, match="not a complete zip.*it is removed"):
         download.find_or_download("tones", "data")
     stub.files["archive.zip"] = tones_zip  # of the same size and date, but the damaged one is gone
     assert download.find_or_download("tones", "data") == "data/tones"
     # cut off, and no length that would tell
     stub.files["archive.zip"], stub.lengthless = tones_zip[:-200], True
-    with pytest.raises(UserError, match="not a whole zip"):
+    with pytest.raises(UserError, match="not a complete zip"):
         download.find_or_download("short", "data")
     stub.files["archive.zip"], stub.lengthless = zipped(tmp_path / "none", ("../../evil.txt", b"x")), False
     with pytest.raises(UserError, match="leads outside"):
@@ -147,7 +147,7 @@ def test_datasets_inner_zips_and_esc50(stub: Stub, tones_zip: bytes, tmp_path: P
     stub.files["esc50.zip"] = tones_zip
     monkeypatch.setattr(download, "ESC50", "http://localhost/files/esc50.zip")
     stub.cut = 500
-    with pytest.raises(UserError, match="ESC-50.*starts it anew"):
+    with pytest.raises(UserError, match="ESC-50.*starts again"):
         download.find_or_download("esc50", "data")
     stub.cut = None
     assert (
@@ -172,11 +172,11 @@ def test_what_is_here_is_not_asked_for(stub: Stub, tones_zip: bytes, tmp_path: P
 
 
 FAILURES = [
-    (401, "bad", "refuses the credentials.*settings"),
+    (401, "bad", "rejects the credentials.*settings"),
     (403, "must accept rules", "competitions/tones/rules"),
     (404, "none", "no competition tones"),
     (429, "slow down", "wait some minutes"),
-    (503, "down", "fault of its own"),
+    (503, "down", "internal error"),
     (400, "odd request", "Kaggle refuses .400.: odd request"),
 ]
 
@@ -216,17 +216,17 @@ def test_no_credentials_no_network_no_secrets(stub: Stub, monkeypatch, tmp_path:
     monkeypatch.setenv("VERBOSE", "1")
     stub.errors["ListDataFiles"] = (403, f"{NAME} with {KEY} may not")
     done = script("get_features.py", "--competition", "tones", cwd=tmp_path, ok=None)
-    assert "competitions/tones/rules" in refused(done) and "no folder or zip tones is here" in refused(done)
+    assert "competitions/tones/rules" in refused(done) and "no folder or zip tones here" in refused(done)
     assert KEY not in done.stdout + done.stderr and "Authorization" not in done.stdout + done.stderr
     monkeypatch.setattr(KaggleApi, "args", ["--local", "--verbose"])
     assert client.connect().args == ["--local"]
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    with pytest.raises(UserError, match="cannot be reached.*switch Internet on"):
+    with pytest.raises(UserError, match="reach Kaggle.*switch Internet on"):
         download.find_or_download("tones", "data")
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
-    with pytest.raises(UserError, match="needs credentials, and there are none.*settings"):
+    with pytest.raises(UserError, match="no Kaggle credentials found.*settings"):
         download.find_or_download("tones", "data")
 
 
@@ -253,7 +253,7 @@ def sent(stub: Stub, tmp_path: Path):
 
 def test_limits(stub: Stub, sent, monkeypatch, capsys) -> None:
     stub.limits = {"numToday": 5, "numTotal": 7, "numAllowedNow": 0, "limitedByTotal": False}
-    with pytest.raises(UserError, match="none is left today: the count begins anew at 0:00 UTC"):
+    with pytest.raises(UserError, match="none is left today: the limit resets at 0:00 UTC"):
         sent(yes=True)
     stub.limits = {"numToday": 0, "numTotal": 90, "numAllowedNow": 0, "limitedByTotal": True}
     with pytest.raises(UserError, match="none is left in this competition"):
@@ -294,7 +294,7 @@ def test_scores_that_fail_or_come_late(stub: Stub, sent, tmp_path: Path, capsys)
     with pytest.raises(UserError, match="could not score submission 71: column missing"):
         sent("id,label\n1,b\n")
     assert len(read_csv(tmp_path / "out" / "ledger.csv")) == 2
-    with pytest.raises(UserError, match="no submission that was sent from here"):
+    with pytest.raises(UserError, match="no submission sent from here"):
         submit.update_scores(None, tmp_path / "none.csv")
 
 
@@ -321,7 +321,7 @@ def test_a_code_competition(stub: Stub, tmp_path: Path) -> None:
         ["--kernel", "a/b/3", "--submit"],
         ["--kernel", "a/b/3"],
     ):
-        with pytest.raises(UserError, match="wants all of --submit"):
+        with pytest.raises(UserError, match="needs all of --submit"):
             predict.main(flags)
-    with pytest.raises(UserError, match="this very content was submitted"):
+    with pytest.raises(UserError, match="this content was already submitted"):
         predict.main(["--submit", "--competition", "tones", "--kernel", "stubuser/solution/3"])

@@ -348,4 +348,4 @@ def test_unreadable_csv(kaggle):
 def test_one_class(kaggle):
     csv(kaggle / "train.csv", "fname,label a.wav,owl b.wav,owl")
     line = refused(kaggle)
-    assert "owl" in line and "nothing to tell apart" in line
+    assert "owl" in line and "two classes are needed" in line

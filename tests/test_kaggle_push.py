@@ -119,12 +119,12 @@ def test_what_cannot_be_bundled(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     (tmp_path / "kaggle.json").write_text(KEY)
     for argv, expected in (
-        (["--out", "full"], "in the way"),
+        (["--out", "full"], "exists and is not a bundle"),
         (["--weights", "none.pt"], "no such file"),
         (["--runs", "none"], "no such|no run"),
         (["--slug", "Kit"], "6 to 50"),
         (["--weights", "kaggle.json"], "credentials are not bundled"),
-        (["--weights", "full", "full"], "two are called full"),
+        (["--weights", "full", "full"], "two have the name full"),
     ):
         with pytest.raises(UserError, match=expected):
             run("bundle", *argv)
@@ -220,7 +220,7 @@ def test_uploads_that_fail(stub: Stub, tmp_path: Path, monkeypatch) -> None:
     naps(monkeypatch)
     for errors, expected in (
         ({"PUT": (400, "no")}, "the upload: Upload unsuccessful"),
-        ({"GetDatasetStatus": (401, "no")}, "refuses the cred"),
+        ({"GetDatasetStatus": (401, "no")}, "rejects the cred"),
         ({"CreateDataset": (403, "no")}, "phone number"),
         ({"CreateDataset": (429, "no")}, "wait some minutes"),
     ):
@@ -235,7 +235,7 @@ def test_uploads_that_fail(stub: Stub, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match="the upload failed: The requested title is already in use"):
         run("bundle", "--push")
     stub.dataset, stub.states = {**stub.dataset, "status": "ok", "error": ""}, ["READY", "FAILED"]
-    with pytest.raises(UserError, match="could not take stubuser/earshot-kit in"):
+    with pytest.raises(UserError, match="failed to process stubuser/earshot-kit"):
         run("bundle", "--push")
 
 
@@ -353,7 +353,7 @@ def test_notebooks_that_fail(stub: Stub, book: Path, tmp_path: Path, capsys) -> 
         ("SaveKernel", 404, "not found"),
         ("SaveKernel", 401, "credentials"),
         ("SaveKernel", 429, "wait some minutes"),
-        ("SaveKernel", 500, "fault of its own"),
+        ("SaveKernel", 500, "internal error"),
     ):
         stub.errors = {name: (status, "no")}
         with pytest.raises(UserError, match=expected):
@@ -371,9 +371,9 @@ def test_notebooks_that_fail(stub: Stub, book: Path, tmp_path: Path, capsys) -> 
         ({"machine_shape": "NvidiaTeslaP100"}, "NvidiaTeslaP100 is retired"),
         ({"enable_internet": "maybe"}, "enable_internet is 'maybe'"),
         ({"title": "ab"}, "needs 5 to 50"),
-        ({"dataset_sources": ["kit"]}, "kit among dataset_sources: OWNER/SLUG"),
-        ({"competition_sources": ["c/tones"]}, "SLUG is wanted"),
-        ({"enable_interent": True}, "Kaggle knows no enable_interent"),
+        ({"dataset_sources": ["kit"]}, "kit among dataset_sources: give OWNER/SLUG"),
+        ({"competition_sources": ["c/tones"]}, "give SLUG"),
+        ({"enable_interent": True}, "unknown key enable_interent"),
     ],
 )
 def test_metadata_that_kaggle_would_misread(book: Path, changed: dict, expected: str) -> None:
@@ -387,9 +387,9 @@ def test_what_is_no_notebook(book: Path, tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("")
     for path, expected in (
         (book, "has no cells"),
-        (tmp_path / "none.ipynb", "no notebook there"),
-        (tmp_path, "no notebook there"),
-        (tmp_path / "x.txt", "is no notebook"),
+        (tmp_path / "none.ipynb", "no notebook "),
+        (tmp_path, "no notebook "),
+        (tmp_path / "x.txt", "is not a notebook"),
     ):
         with pytest.raises(UserError, match=expected):
             push.load_metadata(path, PushFlags())

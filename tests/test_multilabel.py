@@ -192,7 +192,7 @@ def test_a_column_per_class_gets_the_probabilities(tmp_path: Path) -> None:
             "b,0.3,0.1,0.2",
         ]
     assert submitted(tmp_path, None, None)[:2] == ["fname,bark,light rain,wind", "a,0.7,0.6,0.1"]
-    with pytest.raises(UserError, match="snow is no class"):
+    with pytest.raises(UserError, match="snow is not a class"):
         submitted(tmp_path, "fname,bark,snow\na,0,0\nb,0,0\nc,0,0\n", None)
     with pytest.raises(UserError, match="no probability"):
         submitted(tmp_path, sample, None, P + 0.5)
@@ -342,7 +342,7 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     )
     with pytest.raises(UserError, match="is single-label, .* was trained multi-label: say where"):
         run_cache.open_run_cache(several, str(one.folder))
-    with pytest.raises(UserError, match="multi-label, .* single-label: they cannot be blended"):
+    with pytest.raises(UserError, match="can.t blend .*multi-label.*single-label"):
         run_cache.check_same_classes([several, Run.begin(tmp_path / "other", {"classes": KINDS}, {})])
     with pytest.raises(UserError, match="--metric lwlrap is for clips with several labels"):
         submit.dry_run(one, tmp_path / "s.csv", "lwlrap")

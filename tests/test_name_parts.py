@@ -185,7 +185,7 @@ def test_nothing_is_suggested(names: list[str]) -> None:
 
 def test_a_label_pattern_needs_two_labels() -> None:
     assert match_labels(["a_1.wav", "b_1.wav", "c.wav"], "^(.)_") == ["a", "b", ""]
-    with pytest.raises(UserError, match="gives one label, 1, as in a_1.wav"):
+    with pytest.raises(UserError, match="gives only the label 1, as in a_1.wav"):
         match_labels(["a_1.wav", "b_1.wav"], r"_(\d)")
     with pytest.raises(UserError, match="--label-pattern x matches no clip"):
         match_labels(["a_1.wav", "b_1.wav"], "x")
@@ -249,7 +249,7 @@ def test_a_folder_that_lies_there_twice(tops: tuple[str, str], alike: bool, wher
     sizes = [32044 if alike else 1000 + 37 * (index % 10) for index in range(20)]
     left, note = suspicious.find_duplicate_files(names, sizes)
     assert left == (list(range(10, 20)) if where else [])
-    assert note == (f"10 audio files lie there twice ({where}): one copy is used" if where else "")
+    assert note == (f"10 audio files are duplicates ({where}): one copy is used" if where else "")
 
 
 def test_copies_by_their_contents(tmp_path: Path) -> None:

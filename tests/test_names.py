@@ -16,7 +16,7 @@ from layout_files import files, rows
 from layout_files import refused as load_refused
 
 from earshot.audio import spectrogram
-from earshot.competition import sample_answers
+from earshot.competition import sample_shape
 from earshot.competition.load import load
 from earshot.core import csv_table, spelling
 from earshot.core.errors import UserError
@@ -217,7 +217,7 @@ def test_labels_the_sample_does_not_show_are_written_in_its_kind() -> None:
         (["owl", "B\u00e4r"], "owl", ["owl", "B\u00e4r"]),
     ):
         sample = pd.DataFrame({"id": ["a", "b"], "label": [cell, cell]})
-        assert sample_answers.adopt_spelling(classes, sample, "id", False) == want
+        assert sample_shape.adopt_spelling(classes, sample, "id", False) == want
 
 
 def test_runs_and_caches_of_two_spellings_go_together() -> None:
@@ -306,9 +306,9 @@ def test_a_name_from_right_to_left_turns_nothing_around() -> None:
 @pytest.mark.parametrize(
     "header, words",
     [
-        (["fname", "dog", "cut", "fox"], ("column cut is no class", "did you mean 'cat'")),
-        (["fname", "Dog", "Cat", "Owl"], ("column Dog is no class", "'dog'")),
-        (["fname", "d\u043eg", "cot", "owl"], ("is no class", "'dog' (U+006F) for 'd\u043eg' (U+043E)")),
+        (["fname", "dog", "cut", "fox"], ("column cut is not a class", "did you mean 'cat'")),
+        (["fname", "Dog", "Cat", "Owl"], ("column Dog is not a class", "'dog'")),
+        (["fname", "d\u043eg", "cot", "owl"], ("is not a class", "'dog' (U+006F) for 'd\u043eg' (U+043E)")),
         (["fname", "dog", "dog\u200b", "cat", "owl"], ("several columns for one class", "U+200B")),
     ],
 )

@@ -221,7 +221,7 @@ def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
     )
     assert table.label.tolist() == ["owl"] * 3
     assert submission.warn_same_answer(table, "id") == (
-        "beware: all 3 rows of the submission have the same answer (owl): has the head learnt anything?"
+        "warning: all 3 rows of the submission have the same values (owl): did the head learn anything?"
     )
     table.loc[0, "label"] = "jay"
     assert (

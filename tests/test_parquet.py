@@ -132,7 +132,7 @@ def test_damaged_files_end_in_one_line(tmp_path):
     path = written(tmp_path / "c/train.parquet", clips(*(f"{n}.wav" for n in range(8))), label=[0, 1] * 4)
     whole, random = path.read_bytes(), np.random.default_rng(0)
     path.write_bytes(whole[:-50])
-    assert "not a whole parquet file" in refused(tmp_path / "c", out=tmp_path / "out")
+    assert "not a complete parquet file" in refused(tmp_path / "c", out=tmp_path / "out")
     for _ in range(60):
         spoilt = bytearray(whole)
         for at in random.integers(len(whole) - 2000, len(whole) - 8, 2):

@@ -145,7 +145,7 @@ def test_annotations_beside_folders_of_sites_are_named(tmp_path: Path) -> None:
         for k in range(3):
             waves(tmp_path, f"raw/site{s}/{s}_{k}_x.wav")
             write(tmp_path / "strong" / f"{s}_{k}_x.txt", "0\t1\tOWL", "1\t2\tJAY")
-    assert any("6 files are called like the clips" in line for line in load(tmp_path).notes)
+    assert any("6 files are named like the clips" in line for line in load(tmp_path).notes)
 
 
 def test_folder_levels_are_offered_and_the_flag_works(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_known_layout_by_names_is_that_of_most_clips(tmp_path: Path) -> None:
     waves(
         tmp_path, *(f"Crema/100{k}_DFA_ANG_XX.wav" for k in range(2)), *(f"Other/x/{k}.wav" for k in range(6))
     )
-    assert "nothing that Earshot knows" in refused(tmp_path)
+    assert "no known layout" in refused(tmp_path)
 
 
 def test_well_known_names(tmp_path: Path) -> None:

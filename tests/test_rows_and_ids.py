@@ -147,8 +147,8 @@ def test_ids_without_zeros(tmp_path: Path, ids: list[str]) -> None:
         f"audio/{n}.wav" for n in ("0007", "0008", "0012")
     ]
     (line,) = [note for note in comp.notes if "leading zeros" in note]
-    assert (
-        f"3 ids match their files as numbers, but for leading zeros: first {ids[0]} is audio/0007.wav" == line
+    assert line == (
+        f"3 ids match their files as numbers, except for leading zeros: first {ids[0]} is audio/0007.wav"
     )
 
 

@@ -49,7 +49,8 @@ def test_ids_with_another_suffix_than_the_files(tmp_path: Path) -> None:
     root = folders(tmp_path)
     write(root / "sample_submission.csv", "id,label", "11.npy,jay", "10.npy,jay")
     comp = load(root, out=tmp_path / "out")
-    assert subm(comp) == [("11.npy", "11.wav"), ("10.npy", "10.wav")] and said(comp, "but for their suffix")
+    assert subm(comp) == [("11.npy", "11.wav"), ("10.npy", "10.wav")]
+    assert said(comp, "except for their suffix")
 
 
 def test_ids_that_are_no_files_are_refused_or_mapped(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_numbers_for_labels_by_the_file_that_counts_them(tmp_path: Path, kind: s
     write(root / kind, *lines[kind])
     comp = load(root, out=tmp_path / "out")
     assert comp.classes == ["0", "1", "2"] and said(
-        comp, f"as {kind} counts them, jay is 1, owl is 2, wren is 0"
+        comp, f"by the codes in {kind}, jay is 1, owl is 2, wren is 0"
     )
     train = comp.clips[comp.clips["split"] == "train"]
     assert all(
@@ -132,7 +133,7 @@ def test_numbers_for_labels_without_a_list(tmp_path: Path) -> None:
     comp = load(root, out=tmp_path / "out", label_map=["jay=0", "owl=1", "wren=2"])
     assert comp.classes == ["0", "1", "2"]
     write(root / "sample_submission.csv", "id,target", "10,0", "11,0")  # may be a placeholder
-    assert said(load(root, out=tmp_path / "out"), "if numbers are wanted, --label-map jay=0 owl=1 wren=2")
+    assert said(load(root, out=tmp_path / "out"), "for numbers, give --label-map jay=0 owl=1 wren=2")
 
 
 def test_a_single_number_beside_a_column_of_codes(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_a_quantity_is_refused(tmp_path: Path, labels: list[str], ok: bool) -> N
         fractions = any(label.endswith(".5") for label in labels)
         assert said(load(root, out=tmp_path / "out"), "predicts no quantities") == fractions
     else:
-        assert "predicts no quantities; make classes of them" in refused(root, out=tmp_path / "out")
+        assert "predicts classes, not quantities; make classes of them" in refused(root, out=tmp_path / "out")
 
 
 def test_several_rows_of_a_clip_are_refused_plainly(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_zeros_below_a_header_that_may_mean_either(tmp_path: Path) -> None:
     root = listed(tmp_path, "0", "1", "0", "1")
     files(root, "test/x.wav")
     write(root / "sample_submission.csv", "id,target", "x,0", "11,0")
-    assert said(load(root, out=tmp_path / "out"), "holds 0 alone, so labels are submitted")
+    assert said(load(root, out=tmp_path / "out"), "holds only 0, so labels are submitted")
 
 
 def test_labels_in_a_file_that_is_not_read_are_named(tmp_path: Path) -> None:

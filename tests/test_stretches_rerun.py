@@ -14,11 +14,11 @@ from layout_files import csv as write
 from layout_files import files
 
 from earshot.competition import segments
-from earshot.competition.asked import build_submission_rows, build_unlabelled_rows
 from earshot.competition.file_index import Files
 from earshot.competition.labels import Labels
 from earshot.competition.layout import Layout, build_table
 from earshot.competition.load import load
+from earshot.competition.submission_rows import build_submission_rows, build_unlabelled_rows
 from earshot.core import csv_table
 from earshot.core.errors import UserError
 
@@ -81,7 +81,7 @@ def test_a_rerun_has_rows_for_every_recording(root: Path, tmp_path: Path) -> Non
         ("soundscape_9_5", "soundscape_9.wav", 0, 5),
     ]
     assert not found.missing and any(
-        "placeholder of 3 rows: its place takes 7 rows, one for every 5 s of the 4 recordings" in note
+        "placeholder of 3 rows: using 7 rows, one for every 5 s of the 4 recordings" in note
         for note in found.notes
     )
     written = read_csv(found.sample_submission)
@@ -118,7 +118,7 @@ def test_recordings_that_cannot_be_read_get_the_usual_rows(root: Path) -> None:
     made, found = rows(root)
     assert [row[0] for row in made] == ["p_5", "p_10", "q_5", "q_10", "r_5", "r_10"]
     assert [note for note in found.notes if note.startswith("warning")] == [
-        "warning: the length of 1 recordings cannot be read (test_soundscapes/q.wav): they get rows as "
+        "warning: the length of 1 recordings can't be read (test_soundscapes/q.wav): they get rows as "
         "most have"
     ]
     for name in "pr":
@@ -295,11 +295,11 @@ def test_columns_of_seconds(root: Path, columns: str, cells: str, wanted: list |
 @pytest.mark.parametrize(
     "columns, cells, line",
     [
-        ("seconds", "-5", "line 2: -5 in column seconds is not the second of a recording"),
-        ("seconds", "soon", "line 2: soon in column seconds is not the second of a recording"),
-        ("seconds", "1e300", "line 2: 1e300 in column seconds is not the second of a recording"),
-        ("start,end", "5,5", "line 2: ends at 5 s, and not after its start at 5 s"),
-        ("start,end", "5,", "line 2: starts at 5 s and no column says where it ends"),
+        ("seconds", "-5", "line 2: -5 in column seconds is not a time in seconds"),
+        ("seconds", "soon", "line 2: soon in column seconds is not a time in seconds"),
+        ("seconds", "1e300", "line 2: 1e300 in column seconds is not a time in seconds"),
+        ("start,end", "5,5", "line 2: ends at 5 s, not after its start at 5 s"),
+        ("start,end", "5,", "line 2: starts at 5 s, but no column has its end"),
     ],
 )
 def test_seconds_that_do_not_fit(root: Path, columns: str, cells: str, line: str) -> None:

@@ -73,7 +73,7 @@ def test_ids_keep_their_zeros(tmp_path: Path) -> None:
             P,
             "1 ids of the sample submission have no prediction (first: d)",
         ),
-        ("fname,bark,snow\na,0,0\nb,0,0\nc,0,0\n", P, "snow is no class"),
+        ("fname,bark,snow\na,0,0\nb,0,0\nc,0,0\n", P, "snow is not a class"),
         ("fname,label\na,x\nb,x\nc,x\n", np.where(P == 0.6, np.nan, P), "prediction for b is not a number"),
     ],
 )
@@ -94,9 +94,9 @@ GOOD = {"fname": ["a", "b", "c"], "label": ["bark", "rain", "wind"]}
         ({"fname": ["b", "a", "c"]}, "not in the expected order"),
         ({"label": ["bark", "", "wind"]}, "empty or NaN at id b"),
         ({"label": ["bark", "nan", "wind"]}, "empty or NaN at id b"),
-        ({"label": ["bark", "Rain", "wind"]}, "Rain in column label is no class"),
-        ({"label": ["0.5", "1.5", "0"]}, "1.5 in column label is no probability"),
-        ({"label": ["0.5", "-0.1", "0"]}, "-0.1 in column label is no probability"),
+        ({"label": ["bark", "Rain", "wind"]}, "Rain in column label is not a class"),
+        ({"label": ["0.5", "1.5", "0"]}, "1.5 in column label is not a probability"),
+        ({"label": ["0.5", "-0.1", "0"]}, "-0.1 in column label is not a probability"),
         ({"more": ["1", "2", "3"]}, "its columns are"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earshot.competition import long_format, sample_answers
+from earshot.competition import long_format, sample_shape
 from earshot.core.errors import UserError
 from earshot.prediction import submission
 
@@ -39,7 +39,7 @@ def notes(sample: str, classes, several: bool = False) -> list[str]:
     """What is said of a sample submission before the extraction."""
     lines = [line.split(",") for line in sample.splitlines()]
     frame = pd.DataFrame(lines[1:], columns=lines[0], dtype=object)
-    return sample_answers.check_sample(frame, "s.csv", lines[0][0], classes, set(classes), several)
+    return sample_shape.check_sample(frame, "s.csv", lines[0][0], classes, set(classes), several)
 
 
 # --- a row per clip and class
@@ -170,7 +170,7 @@ def test_missing_clips_unknown_classes_and_odd_rows() -> None:
     assert found(ids, classes, clips).clips[-2:] == ["gone", "gone"]
     with_fox = [f"{clip}_{name}" for clip in clips for name in ("owl", "jay", "red owl")]
     with pytest.raises(
-        UserError, match=r"id a_red owl asks for the class red owl, which is no class of the .*'"
+        UserError, match=r"id a_red owl is for the class red owl, which the training data does not have.*'"
     ):
         found(with_fox, classes, clips)
     assert found(with_fox, classes, clips, strict=False).classes[2] == "red owl"
@@ -178,10 +178,10 @@ def test_missing_clips_unknown_classes_and_odd_rows() -> None:
     assert found([id.replace("owl", "Owl") for id in ids], classes, clips).classes[0] == "owl"
     many = [f"clip{n}_{name}" for n in range(30) for name in ("owl", "jay")]
     with pytest.raises(
-        UserError, match=r"id total names no clip and class as the others do \(clip0_owl: clip clip0"
+        UserError, match=r"id total names no clip and class like the others \(clip0_owl: clip clip0"
     ):
         found([*many, "total"], classes, [f"clip{n}" for n in range(30)])
-    with pytest.raises(UserError, match="asks for the class 7"):
+    with pytest.raises(UserError, match="is for the class 7"):
         found([str(100 * clip + n) for clip in (1, 2) for n in (1, 2, 7)], ["1", "2"], ["1", "2"])
 
 
@@ -255,7 +255,7 @@ def test_columns_that_name_classes_by_their_number(tmp_path: Path) -> None:
         "recording_id,s0,s2,s1", "x,0.1,0.9,0.2", "y,0.4,0.6,0.5",
     ]  # fmt: skip
     assert notes(sample, SPECIES, True) == []
-    with pytest.raises(UserError, match="column s0 is no class"):
+    with pytest.raises(UserError, match="column s0 is not a class"):
         written(tmp_path, sample.replace("s2", "s7"), ["x", "y"], P3, SPECIES, True)
 
 
@@ -370,4 +370,4 @@ def test_a_word_that_is_no_class_is_named() -> None:
     sample = "fname,label\nx,Laughter Hi-Hat Flute\ny,Laughter Hi-Hat Flute\n"
     (line,) = notes(sample, SOUNDS[:4])
     assert "holds Hi-Hat, and no training clip has that label" in line and "did you mean 'Hi-hat'" in line
-    assert "the label light rain holds what stands between" in notes(sample, SOUNDS)[0]
+    assert "the label light rain contains the separator" in notes(sample, SOUNDS)[0]

@@ -1,1 +1,1 @@
-"""From files to waves: decoding, windows, variations, spectrograms."""
+"""Audio files as waves: decoding, windows, augmentation, spectrograms."""

@@ -1,5 +1,4 @@
-"""What an augmented copy of a clip undergoes: speed, tempo, pitch, shift, mixing, level and noise, on the
-wave itself."""
+"""Augmentations of a wave: speed, tempo, pitch, shift, mixing, level and noise."""
 
 from __future__ import annotations
 
@@ -11,14 +10,14 @@ import numpy as np
 if TYPE_CHECKING:
     from earshot.core.config import AugmentFlags
 
-FRAME = 0.1  # seconds over which a clip's level is taken
-BLOCK = 256  # such frames at a time
+FRAME = 0.1  # seconds over which a clip's level is measured
+BLOCK = 256  # frames at a time
 FLOOR = 1e-10  # power, below any 16-bit sound
 NOISE_RANGE = 20.0  # dB from the lowest to the highest signal-to-noise ratio drawn
 
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
-    """The wave played `factor` times as fast, its pitch as much higher: (samples / factor,)."""
+    """The wave played `factor` times as fast, with a higher pitch: (samples / factor,)."""
     import soxr
 
     return soxr.resample(wave, factor, 1.0, quality="HQ")
@@ -39,17 +38,17 @@ def shift_pitch(wave: np.ndarray, rate: int, semitones: float) -> np.ndarray:
 
 
 def _choose_n_fft(wave: np.ndarray) -> int:
-    """Points of the Fourier transform: librosa's 2048, fewer where the wave is shorter."""
+    """FFT size: librosa's 2048, smaller where the wave is shorter."""
     return min(2048, 1 << max(4, len(wave).bit_length() - 1))
 
 
 def change_gain(wave: np.ndarray, decibels: float) -> np.ndarray:
-    """The wave so much louder."""
+    """The wave, louder by some dB."""
     return wave * np.float32(10 ** (decibels / 20))
 
 
 def add_noise(wave: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """The wave with white noise added, the wave's mean power being `ratio` dB above the noise's."""
+    """The wave with white noise added, `ratio` dB below the wave's mean power."""
     added = rng.standard_normal(len(wave), dtype=np.float32)
     power = float(np.mean(np.square(wave, dtype=np.float64)))
     return wave + added * np.float32(
@@ -64,7 +63,7 @@ def measure_level(wave: np.ndarray, rate: int) -> float:
     frame = max(2, round(FRAME * rate))
     padded = np.pad(wave, (0, max(0, frame - len(wave))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, frame)[:: frame // 2]
-    # 0 Hz weighs nothing, in decibels without end
+    # the weight of 0 Hz is minus infinity in decibels
     frequencies = np.maximum(np.fft.rfftfreq(frame, 1 / rate), 1.0)
     weights = 10 ** (A_weighting(frequencies, min_db=None) / 10)
     loudest = FLOOR
@@ -75,7 +74,7 @@ def measure_level(wave: np.ndarray, rate: int) -> float:
 
 
 def mix(own: np.ndarray, other: np.ndarray, share: float, rate: int) -> np.ndarray:
-    """Two waves of equal length as one in which `own` is heard with the given share, whatever their levels.
+    """Mix two waves of equal length so that `own` has the given perceived share, whatever their levels.
 
     t own + (1 - t) other over sqrt(t^2 + (1 - t)^2), t = 1 / (1 + 10^((g1 - g2) / 20) (1 - r) / r):
     between-class learning, Tokozume et al., ICLR 2018, eq. 2.
@@ -89,8 +88,7 @@ def mix(own: np.ndarray, other: np.ndarray, share: float, rate: int) -> np.ndarr
 
 
 def vary(wave: np.ndarray, rate: int, flags: AugmentFlags, rng: np.random.Generator) -> np.ndarray:
-    """A wave at another speed, tempo, pitch and place: each drawn within its flag. Never longer than it
-    was."""
+    """A wave with random speed, tempo, pitch and shift, each within its flag; never longer than before."""
     samples = len(wave)
     wave = change_speed(wave, _draw_factor(flags.speed, rng)) if flags.speed > 1 else wave
     wave = stretch(wave, _draw_factor(flags.stretch, rng)) if flags.stretch > 1 else wave
@@ -100,7 +98,7 @@ def vary(wave: np.ndarray, rate: int, flags: AugmentFlags, rng: np.random.Genera
 
 
 def finish(wave: np.ndarray, flags: AugmentFlags, rng: np.random.Generator) -> np.ndarray:
-    """A wave, mixed or not, at another level and with noise: each drawn within its flag."""
+    """A wave, mixed or not, with random level and noise, each within its flag."""
     wave = (
         change_gain(wave, rng.uniform(-flags.augment_gain, flags.augment_gain))
         if flags.augment_gain
@@ -112,7 +110,7 @@ def finish(wave: np.ndarray, flags: AugmentFlags, rng: np.random.Generator) -> n
 
 
 def crop_at_random(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `samples` of a wave, from a place drawn at random."""
+    """At most `samples` of a wave, from a random position."""
     return (
         wave
         if len(wave) <= samples

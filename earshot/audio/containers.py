@@ -1,4 +1,4 @@
-"""What a file holds: several streams one behind the other, a recorder's unfinished header, or no audio."""
+"""The content of a file: several concatenated streams, an unfinished header, or no audio."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from earshot.core import file_content
 
 TEXT = bytes(range(32, 127)) + b"\t\r\n\f"
 
-# Formats with a header of their own: frames of MP3 are not looked for in them.
+# Formats with their own header: not searched for MP3 frames.
 CONTAINERS = (*riff.KINDS, b"OggS", b"fLaC", b"FORM", b".snd", b"dns.", b"caff", b"riff")
 
-# First bytes -> what a file is that no decoder reads.
+# First bytes -> the type of a file that no decoder reads.
 NO_AUDIO = (
     (b"PK\x03\x04", "zip archive (unpack it)"),
     (b"\x1f\x8b", "gzip archive (unpack it)"),
@@ -24,11 +24,11 @@ NO_AUDIO = (
     (b"\x89PNG", "PNG picture"),
     (b"\xff\xd8\xff", "JPEG picture"),
     (b"GIF8", "GIF picture"),
-    (b"MThd", "MIDI file, which holds notes and no sound"),
+    (b"MThd", "MIDI file, which holds notes, not audio"),
     (b"\x93NUMPY", "numpy array"),
     (b"\x89HDF", "HDF5 file"),
 )
-# What ffmpeg decodes and nothing else here does.
+# Formats that only ffmpeg decodes.
 OTHER_CODECS = (
     (b"\x1aE\xdf\xa3", "WebM or Matroska"),
     (b"#!AMR", "AMR"),
@@ -43,8 +43,7 @@ OTHER_CODECS = (
 
 
 def describe_content(head: bytes) -> str | None:
-    """What a file that no decoder takes is, from its first bytes, and what to do; None where they say
-    nothing."""
+    """The type of a file that can't be decoded, by its first bytes, and what to do; None if it is unknown."""
     found = file_content.detect_stand_in(head)
     if found:
         return found
@@ -63,10 +62,10 @@ def describe_content(head: bytes) -> str | None:
 
 
 def split_streams(source: Source) -> list[Source]:
-    """The streams that follow each other in a file, in order: mostly one, the file itself.
+    """The concatenated streams of a file, in order: mostly one, the file itself.
 
-    Ogg and MP3 files may be joined by writing one behind the other, and internet radio is recorded so; the
-    libraries stop after the first. A WAV file whose header is unfinished gets a new one.
+    Ogg and MP3 files may be joined by concatenation, and recordings of internet radio are; the libraries stop
+    after the first stream. A WAV file whose header is unfinished gets a new one.
     """
     first = mpeg.skip_tag(source, 0)
     head = source.read_at(first, 12)
@@ -94,9 +93,9 @@ def split_streams(source: Source) -> list[Source]:
 
 
 def _find_ogg_streams(source: Source) -> Iterator[int]:
-    """Where a chained stream begins: a page that opens a stream behind pages that continue one.
+    """The start of a chained stream: a page that opens a stream after pages that continue one.
 
-    A page may be cut off, where another stream was written behind a broken one: the next is looked for in it.
+    A page may be cut off where a stream was appended to a broken one: the next is searched within it.
     """
     at, going = 0, False
     while at >= 0 and at + 27 <= source.size:

@@ -1,5 +1,4 @@
-"""From a file to blocks of samples: whatever the file claims or holds, memory stays small and nothing
-hangs."""
+"""Decodes a file into blocks of samples, with bounded memory and time whatever the file holds."""
 
 from __future__ import annotations
 
@@ -24,25 +23,25 @@ if TYPE_CHECKING:
     import soundfile
 
 LONGEST = 12 * 3600  # seconds: a compressed megabyte can unfold to days
-USUAL = 96_000  # samples per second up to which a recording may last that long: 17 GB of samples
-# samples to a byte: the lowest rates of codecs have 64; digital silence has more, and is decoded to be
+USUAL = 96_000  # samples per second up to which a recording may have that length: 17 GB of samples
+# samples per byte: the lowest bit rates of codecs have 64; digital silence has more, and is decoded to be
 # counted
 DENSEST = 100
-FASTEST = 2_000_000  # samples per second, five times what bat detectors take: beyond, the header lies
-# samples of each channel: where a decoder gives up, no more than a tenth of a second before goes with it
+FASTEST = 2_000_000  # samples per second, five times a bat detector's: a higher rate in a header is wrong
+# samples of each channel: where a decoder gives up, at most a tenth of a second before it is lost
 BLOCK = 4096
-STRIDE = 1 << 20  # samples of all channels asked for at once, for as long as the decoder does not give up
-SHORT = 0.9  # of the length that a header states: encoders pad by less than the rest
+STRIDE = 1 << 20  # samples of all channels that are read at once, until the decoder gives up
+SHORT = 0.9  # share of the length in the header: encoders pad by less than the rest
 HEADERLESS = ("gsm", "vox", "sd2")
-SILENT_DECODERS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"RF64")  # what is none of these may be MP3
+SILENT_DECODERS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"RF64")  # other files may be MP3
 
 
 def read_header(path: Path) -> tuple[int, int]:
-    """Samples of each channel, as the header has it, and the rate; (-1, 0) where it does not say, or what
-    cannot be true.
+    """Samples of each channel and the sampling rate, from the header; (-1, 0) where they are missing or
+    impossible.
 
     Raises:
-        BadAudio: no file that can be opened, or an empty one.
+        BadAudio: the file can't be opened, or is empty.
         TemporaryError: the disk, the network or this process failed.
     """
     with Source.open(path) as source:
@@ -53,9 +52,9 @@ def read_header(path: Path) -> tuple[int, int]:
                     found, its = file.frames, file.samplerate
             except TemporaryError:
                 raise
-            except Exception:  # whatever it is, decoding either works or words the reason
+            except Exception:  # decoding either works or gives the reason
                 return -1, 0
-            # libsndfile answers 2**63-1 for a stream of unknown length, and any number that stands in a
+            # libsndfile returns 2**63-1 for a stream of unknown length, and any number from a
             # damaged header.
             likely = min(LONGEST * its, DENSEST * source.size)
             if not 1 <= its <= FASTEST or found > likely or rate not in (0, its):
@@ -65,17 +64,17 @@ def read_header(path: Path) -> tuple[int, int]:
 
 
 def read_blocks(path: Path, partial: list[str] | None = None) -> tuple[int, Iterator[np.ndarray]]:
-    """The rate of a file and its samples in blocks, (samples, channels) float32 each: by soundfile, else by
-    audioread.
+    """The sampling rate of a file and its samples in blocks, (samples, channels) float32 each, by soundfile,
+    else by audioread.
 
-    All streams that are joined in a file are decoded; the first one's rate is the file's. A file that is cut
-    off or damaged is decoded for as long as that goes: its first part is real audio, and most formats do not
-    even tell that something is missing. Nothing is made up for the rest, whatever the header claims.
+    All streams of a file are decoded, at the first one's rate. A file that is cut off or damaged is decoded
+    as far as possible: its first part is real audio, and most formats do not show that something is missing.
+    Nothing is added for the rest, whatever the header claims.
 
     Args:
-        partial: takes a reason where something of the file could not be decoded, once that is known.
+        partial: receives a reason if some of the file can't be decoded, once that is known.
     Raises:
-        BadAudio: not a block can be decoded, now or when the first is asked for; more than `LONGEST`.
+        BadAudio: no block can be decoded, now or when the first is read; more than `LONGEST`.
         TemporaryError: the disk, the network or this process failed, then or at a later block.
     """
     source, lost = Source.open(path), [] if partial is None else partial
@@ -95,22 +94,22 @@ def read_blocks(path: Path, partial: list[str] | None = None) -> tuple[int, Iter
                 if len(streams) == 1:
                     raise
                 lost.append("a stream")
-                del streams[0]  # nothing of it can be decoded; those behind it may be whole
+                del streams[0]  # this stream can't be decoded; later ones may be fine
         rate = file.samplerate
         return _check_rate(rate), _limit_length(itertools.chain(first, found), rate)
     except (BadAudio, TemporaryError):
         source.close()
         raise
-    except Exception as error:  # a decoder fed with garbage raises anything
+    except Exception as error:  # a decoder may raise anything on garbage
         reason = _explain_failure(source, start, error)
     try:
         rate, found = _decode_by_audioread(source)
         return _check_rate(rate), _limit_length(found, rate)
     except (BadAudio, TemporaryError):
         raise
-    except Exception:  # no decoder, or a second one that fails: soundfile's reason is the plainer
+    except Exception:  # no decoder, or a second one that fails: soundfile's reason is clearer
         source.read_through()
-        Source.open(path).close()  # ffmpeg opens the file itself: is it still there?
+        Source.open(path).close()  # ffmpeg opens the file itself: check that it still exists
         raise BadAudio(f"cannot be decoded: {reason}") from None
 
 
@@ -121,7 +120,7 @@ def _check_rate(rate: int) -> int:
 
 
 def _open_stream(stream: Source) -> soundfile.SoundFile:
-    """soundfile on a stream; TemporaryError where it is the disk that failed, or memory."""
+    """soundfile on a stream; TemporaryError where the disk or memory failed."""
     import soundfile
 
     stream.seek(0)
@@ -133,12 +132,11 @@ def _open_stream(stream: Source) -> soundfile.SoundFile:
         stream.check()
         if get_suffix(stream.path) not in HEADERLESS:
             raise
-        file = soundfile.SoundFile(os.fsencode(stream.path))  # libsndfile goes by the name
+        file = soundfile.SoundFile(os.fsencode(stream.path))  # libsndfile goes by the file name
         stream.read_through()
     finally:
         stream.check()
-    # Not seekable, as far as soundfile goes: it would seek after every block, at the cost of time and
-    # of the codec's state.
+    # Not seekable for soundfile: it would seek after every block, which costs time and the codec's state.
     file.seekable = lambda: False
     return file
 
@@ -146,7 +144,7 @@ def _open_stream(stream: Source) -> soundfile.SoundFile:
 def _join_streams(
     streams: list[Source], first: soundfile.SoundFile, head: bytes, lost: list[str]
 ) -> Iterator[np.ndarray]:
-    """Blocks of all streams, at the first one's rate. What cannot be decoded behind the first is left out."""
+    """Blocks of all streams, at the first one's rate. Later streams that can't be decoded are left out."""
     rate = first.samplerate
     yield from _read_stream(streams[0], first, head, lost)
     for stream in streams[1:]:
@@ -178,13 +176,13 @@ def _resample_blocks(
 def _read_stream(
     stream: Source, opened: soundfile.SoundFile, head: bytes, lost: list[str]
 ) -> Iterator[np.ndarray]:
-    """Blocks as large as the whole of a short clip; where the decoder gives up within one, that stretch again
-    in small ones."""
+    """Blocks as large as a whole short clip; where the decoder gives up within one, it is read again in small
+    blocks."""
     file: soundfile.SoundFile | None = opened
     stride = min(max(1, STRIDE // (BLOCK * opened.channels)) * BLOCK, max(BLOCK, opened.frames))
     likely = min(LONGEST * opened.samplerate, DENSEST * stream.size)
-    stated = opened.frames if opened.frames <= likely else 0  # what cannot be true says nothing
-    done = left = 0  # samples given out; those of them to be passed over when decoding once more
+    stated = opened.frames if opened.frames <= likely else 0  # an impossible length is ignored
+    done = left = 0  # samples returned; samples to skip when decoding again
     careful = False
     try:
         while True:
@@ -197,7 +195,7 @@ def _read_stream(
                 raise
             except MemoryError as error:
                 raise to_temporary(stream.path, error) from None
-            except Exception:  # cut off or damaged here: what came before stays good
+            except Exception:  # cut off or damaged here: the samples before are valid
                 stream.check()
                 if careful and done == 0:
                     raise
@@ -223,8 +221,8 @@ def _read_stream(
 
 
 def _decode_by_audioread(source: Source) -> tuple[int, Iterator[np.ndarray]]:
-    """What librosa falls back on (ffmpeg and the like), without librosa: its import and warnings suit no
-    thread."""
+    """audioread (ffmpeg and the like), which librosa also falls back on; librosa's import and warnings are
+    not thread-safe."""
     import audioread
 
     file = audioread.audio_open(source.path)
@@ -264,7 +262,7 @@ def _limit_length(found: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray
 
 
 def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """One wave from pieces (samples,) float32; no more memory than it takes and one piece."""
+    """One wave from pieces (samples,) float32, in the memory of the wave and one piece."""
     found = iter(pieces)
     wave = next(found, np.zeros(0, np.float32))
     samples = len(wave)
@@ -272,7 +270,7 @@ def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
         if number == 0:
             wave = wave.copy()
         if samples + len(piece) > len(wave):
-            # In place, by moving pages: a second array beside the first would double what a long clip takes.
+            # In place, by moving pages: a second array would double the memory of a long clip.
             wave.resize(samples + len(piece) + samples // 8, refcheck=False)
         wave[samples : samples + len(piece)] = piece
         samples += len(piece)
@@ -289,14 +287,16 @@ def silence_mpg123(head: bytes) -> Iterator[None]:
     """Keeps libmpg123's notes, which it writes to file descriptor 2 itself, off the terminal while it
     decodes.
 
-    Only for files that begin like none of the other formats. Python's own messages are safe in the scripts,
-    whose `sys.stderr` has a descriptor of its own (`cli.run`).
+    Only for files that begin like none of the other formats. Python's own messages stay visible in the
+    scripts, whose `sys.stderr` has another descriptor (`cli.run`).
     """
     global _inside, _saved
     if head[:4] in SILENT_DECODERS:
         yield
         return
-    with _lock:  # the descriptor is the process's: the first thread in closes it, the last one out opens it
+    with (
+        _lock
+    ):  # the descriptor belongs to the process: the first thread in closes it, the last one out reopens it
         if _inside == 0:
             sys.stderr.flush()
             try:
@@ -320,14 +320,14 @@ def silence_mpg123(head: bytes) -> Iterator[None]:
 
 
 def _explain_failure(source: Source, head: bytes, error: Exception) -> str:
-    """Why soundfile could not, in one line without the path."""
+    """Why soundfile failed, in one line without the path."""
     known = containers.describe_content(head)
     if known:
         return known
     path = Path(source.path)
     suffix = get_suffix(path.name)
     if suffix and suffix not in list_decodable():
-        return f"nothing here decodes .{suffix} files (ffmpeg might)"
+        return f"no decoder for .{suffix} files (ffmpeg may have one: install it)"
     text = getattr(error, "error_string", "") or str(error) or type(error).__name__
     # libsndfile's words for an MP3 without a single frame; the file was opened above
     if "File does not exist" in text:

@@ -1,4 +1,4 @@
-"""Decode, mix to mono, resample, trim; cut a clip into windows and fill a short one."""
+"""Load a clip: decode, mix to mono, resample, trim."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from earshot.audio import decode
 from earshot.audio.decode import BadAudio
 from earshot.core.settings import Bounds
 
-SILENCE = 1e-5  # below one step of 16 bits (3.1e-5), so a clip with a single set bit still counts as sound
+SILENCE = 1e-5  # below one step of 16 bits (3.1e-5), so a clip with a single set bit still counts as audio
 SHORTEST = 0.01  # seconds: less than half an analysis frame of any extractor
-TOLERANCE = 0.01  # seconds by which a clip may exceed its windows: encoders pad by about this much
+TOLERANCE = 0.01  # seconds by which a clip may exceed its windows: encoders pad by about as much
 LOUDEST = 2.0**32  # float files may hold integers of 32 bits; squares of much more are infinite
-CHUNK = 1 << 18  # samples worked on at a time
-# Of the power that the mean of the channels would have if they had nothing in common. With less than a
+CHUNK = 1 << 18  # samples processed at a time
+# Share of the power that the mean of uncorrelated channels would have. With less than a
 # fifth, most of the sound has cancelled out: a channel was wired with reversed polarity. What codecs leave
 # of such a pair, in the same measure: MP3 and mu-law nothing, IMA ADPCM and Opus less than 0.01, Vorbis at
 # its usual quality 0.02 to 0.06 of most clips.
@@ -29,21 +29,20 @@ TRIM_FRAME, TRIM_HOP = 2048, 512  # librosa's
 
 @dataclass(frozen=True)
 class AudioSettings:
-    """How a file becomes one wave."""
+    """Settings for loading a file as one wave."""
 
     COMMON: ClassVar = ()
     mono: Literal["mean", "first"] = "mean"
     """Many channels to one: their mean (of a clip whose channels cancel out, the first), or the first
     channel."""
     trim: Annotated[float | None, Bounds(0.1, 200)] = None
-    """Cut silence at both ends that lies this many dB below the loudest part (60 is usual); None leaves
-    it."""
+    """Cut silence at both ends, this many dB below the loudest part (60 is usual); None keeps it."""
     peak: bool = False
     """Divide each clip by its absolute maximum, before resampling."""
 
 
 def read_info(path: str | Path) -> tuple[float, int]:
-    """Duration and sample rate from the header, decoding only where the header cannot be read.
+    """Duration and sample rate from the header; decodes only where the header can't be read.
 
     Returns:
         (seconds, samples per second).
@@ -52,7 +51,7 @@ def read_info(path: str | Path) -> tuple[float, int]:
     """
     path = Path(path)
     frames, rate = decode.read_header(path)
-    if frames < 0:  # decoded where the header does not help: at most `decode.LONGEST`
+    if frames < 0:  # decoded where the header is no use: at most `decode.LONGEST`
         rate, found = decode.read_blocks(path)
         frames = sum(map(len, found))
     if frames == 0:
@@ -68,11 +67,11 @@ class Clip(NamedTuple):
     rate: int
     """Samples per second."""
     trimmed: float
-    """Seconds that were cut from the front."""
+    """Seconds cut from the start."""
     cancelled: bool
-    """The channels cancel each other out, so that one of them was taken."""
+    """The channels cancel each other out, so one of them was used."""
     partial: bool
-    """Something of the file could not be decoded."""
+    """Part of the file can't be decoded."""
 
 
 def read(path: str | Path, rate: int | None, settings: AudioSettings) -> Clip:
@@ -103,7 +102,7 @@ def _read_mono(path: Path, rate: int | None, mixing: _Mixer, peak: bool) -> tupl
     native, blocks = decode.read_blocks(path, mixing.lost)
     mixing.rate = native
     mixed: Iterable[np.ndarray] = map(mixing.mix, blocks)
-    if peak:  # known at the end only
+    if peak:  # known only at the end
         wave = decode.gather(mixed)
         loudest = np.float32(max(mixing.loudest, SILENCE))
         mixed = (wave[first : first + CHUNK] / loudest for first in range(0, len(wave), CHUNK))
@@ -113,13 +112,13 @@ def _read_mono(path: Path, rate: int | None, mixing: _Mixer, peak: bool) -> tupl
 
 
 def cut_segment(wave: np.ndarray, rate: int, start: float, end: float) -> np.ndarray:
-    """A part of a recording as a clip of its own; the last one ends with the recording.
+    """A part of a recording as a clip; the last one ends with the recording.
 
     Args:
         wave: (samples,).
         start, end: seconds.
     Raises:
-        BadAudio: the recording ends before it, or nothing can be heard in it.
+        BadAudio: the recording ends before it, or it is silent.
     """
     part = wave[round(start * rate) : round(end * rate)]
     if not len(part):
@@ -132,15 +131,15 @@ def cut_segment(wave: np.ndarray, rate: int, start: float, end: float) -> np.nda
 
 
 class _Mixer:
-    """Mixes blocks to mono and remembers what decides whether the clip can be used.
+    """Mixes blocks to mono and collects the statistics that decide whether the clip can be used.
 
     Args:
-        channel: the one to take; None: the mean of all.
+        channel: the one to use; None: the mean of all.
     """
 
     def __init__(self, channel: int | None) -> None:
         self.channel, self.samples, self.rate = channel, 0, 0
-        self.lost: list[str] = []  # why something could not be decoded
+        self.lost: list[str] = []  # why part of it can't be decoded
         self.lowest, self.highest = np.inf, -np.inf
         self.sums, self.products = np.zeros(0), np.zeros((0, 0))  # of the channels, and of each two of them
 
@@ -149,8 +148,8 @@ class _Mixer:
         return max(-self.lowest, self.highest)
 
     def mix(self, block: np.ndarray) -> np.ndarray:
-        """(samples, channels) to (samples,) float32; BadAudio for what is no sample."""
-        least, most = float(block.min()), float(block.max())  # NaN where there is one
+        """(samples, channels) to (samples,) float32; BadAudio for invalid samples."""
+        least, most = float(block.min()), float(block.max())  # NaN if there is any
         if not (math.isfinite(least) and math.isfinite(most)):
             raise BadAudio("NaN or infinite samples")
         if most > LOUDEST or least < -LOUDEST:
@@ -167,7 +166,7 @@ class _Mixer:
         return np.ascontiguousarray(wave, dtype=np.float32)
 
     def _weigh(self, block: np.ndarray) -> None:
-        """Add up what the channels have in common, for as long as their number stays the same."""
+        """Sum the channels' correlations, while their number stays the same."""
         columns = block.astype(np.float64)
         if not self.samples:
             self.sums, self.products = np.zeros(block.shape[1]), np.zeros((block.shape[1],) * 2)
@@ -185,13 +184,13 @@ class _Mixer:
         means = self.sums / self.samples
         covariance = self.products / self.samples - np.outer(means, means)
         power = covariance.diagonal()
-        independent = power.sum() / len(power) ** 2  # what the mean would have if they had nothing in common
+        independent = power.sum() / len(power) ** 2  # power of the mean of uncorrelated channels
         if power.max() < SILENCE**2 or covariance.mean() >= CANCELS * independent:
             return None
         return int(np.flatnonzero(power >= power.max() / 4)[0])
 
     def check_audible(self) -> None:
-        """BadAudio for a clip in which nothing can be heard."""
+        """BadAudio for a silent clip, or one that is too short."""
         if not self.samples:
             raise BadAudio("no samples")
         if self.samples < SHORTEST * self.rate:
@@ -203,12 +202,11 @@ class _Mixer:
 
 
 def _resample(pieces: Iterable[np.ndarray], native: int, rate: int) -> Iterator[np.ndarray]:
-    """A wave in pieces at another rate, bit for bit what `soxr.resample(wave, native, rate, quality="HQ")`
-    gives."""
+    """Resample a wave in pieces, with the same bits as `soxr.resample(wave, native, rate, quality="HQ")`."""
     import soxr
 
     stream = soxr.ResampleStream(native, rate, 1, dtype="float32", quality="HQ")
-    # Few samples at a time where each becomes thousands: soxr ends the process when asked for billions
+    # Few samples at a time where each becomes thousands: soxr ends the process at billions of samples
     # at once.
     chunk = max(1, min(CHUNK, CHUNK * native // rate))
     for piece in pieces:
@@ -218,8 +216,7 @@ def _resample(pieces: Iterable[np.ndarray], native: int, rate: int) -> Iterator[
 
 
 def find_trim_bounds(wave: np.ndarray, top_db: float) -> tuple[int, int]:
-    """First and last+1 sample that `librosa.effects.trim(wave, top_db=top_db)` keeps, without librosa's slow
-    import.
+    """First and last+1 sample of `librosa.effects.trim(wave, top_db=top_db)`, without librosa's slow import.
 
     Frames of 2048 samples every 512, centred, zero-padded; a frame is kept above `top_db` below the loudest
     RMS.

@@ -1,4 +1,4 @@
-"""MP3 files: joined ones, and streams of varying bit rate that do not say how long they are."""
+"""MP3 files: concatenated streams, and variable bit rates without a length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from earshot.audio.source import Source
 
-# From the start of a frame to the mark of the frame that describes a stream; it holds no sound.
+# Offset of the mark in the frame that describes a stream; that frame has no audio.
 MARKS = (36, 21, 13)
 DESCRIBES = (b"Xing", b"Info")
 # Kilobits per second by (MPEG 1?, layer), then by the number in the header.
@@ -23,9 +23,9 @@ KILOBITS = {
     (False, 3): LOW,
 }
 RATES = (44100, 48000, 32000)
-MOST = 1000  # places that are looked at, where a file is full of what marks another stream
-IN_A_ROW = 4  # frames one behind the other, each where the one before ends, are no accident
-WINDOW = 1 << 16  # bytes looked through at a time
+MOST = 1000  # most candidates to check in a file full of marks of streams
+IN_A_ROW = 4  # so many consecutive frames are no coincidence
+WINDOW = 1 << 16  # bytes searched at a time
 
 
 class Frame(NamedTuple):
@@ -40,7 +40,7 @@ class Frame(NamedTuple):
 
 
 def parse_frame(head: bytes) -> Frame | None:
-    """The frame whose first four bytes these are, None where they are no header of one."""
+    """The frame with these first four bytes, None where they are not a frame's header."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -58,7 +58,7 @@ def parse_frame(head: bytes) -> Frame | None:
 
 
 def split_streams(source: Source, first: int) -> list[Source]:
-    """The streams of a file whose first frame begins at a place, each with a header that states its
+    """The streams of a file whose first frame begins at a position, each with a header that states its
     length."""
     edges = [0, *_find_cuts(source, first), source.size]
     if len(edges) == 2:
@@ -69,7 +69,7 @@ def split_streams(source: Source, first: int) -> list[Source]:
 
 
 def find_first_frame(source: Source, at: int) -> int | None:
-    """Where the first frame begins that others of its kind follow, near a place; None without one."""
+    """The start of the first frame near a position that frames of its kind follow; None without one."""
     window, found = source.read_at(at, WINDOW), -1
     for _ in range(MOST):
         found = window.find(b"\xff", found + 1)
@@ -86,7 +86,7 @@ def find_first_frame(source: Source, at: int) -> int | None:
 
 
 def skip_tag(source: Source, at: int) -> int:
-    """Where an ID3v2 tag ends that begins here; the place itself without one."""
+    """The end of an ID3v2 tag that begins here; the position itself without one."""
     head = source.read_at(at, 10)
     if len(head) < 10 or head[:3] != b"ID3" or any(byte > 127 for byte in head[6:]):
         return at
@@ -94,8 +94,8 @@ def skip_tag(source: Source, at: int) -> int:
 
 
 def _find_cuts(source: Source, first: int) -> list[int]:
-    """Where another stream begins: a tag with frames behind it, a frame that describes a whole stream, or
-    where the first stream's description ends."""
+    """The start of another stream: a tag followed by frames, a frame that describes a whole stream, or the
+    end of the first stream by its description."""
     found: set[int] = set()
     for mark in (b"ID3", *DESCRIBES):
         at = first
@@ -129,7 +129,7 @@ def _read_description(source: Source, first: int) -> bytes | None:
 
 
 def _find_described_end(source: Source, first: int) -> int | None:
-    """Where the first stream ends as its own description has it, if it has one and more follows."""
+    """The end of the first stream by its description, if it has one and more follows."""
     mark = _read_description(source, first)
     if mark is None or len(mark) < 16 or not mark[7] & 2:
         return None
@@ -138,10 +138,10 @@ def _find_described_end(source: Source, first: int) -> int | None:
 
 
 def _add_length(source: Source, first: int) -> Source:
-    """The stream behind a frame that describes it, where it has none and its bit rate varies.
+    """The stream with a frame that describes it, added where there is none and the bit rate varies.
 
-    mpg123 takes the first frame's bit rate for all of them: libsndfile then ends too early, or tells a length
-    that is several times too long.
+    mpg123 uses the first frame's bit rate for all: libsndfile then ends too early, or reports a length that
+    is several times too long.
     """
     if _read_description(source, first) or source.read_at(first + 36, 4) == b"VBRI":
         return source
@@ -165,7 +165,7 @@ def _add_length(source: Source, first: int) -> Source:
 
 
 def _read_frames(source: Source, at: int) -> Iterator[Frame]:
-    """The frames of a stream, one behind the other; where one is damaged, from the next on."""
+    """The frames of a stream in order; damaged ones are skipped."""
     window, start, kind, damaged = source.read_at(at, WINDOW), at, None, 0
     while at + 4 <= source.size:
         if at + 4 > start + len(window):

@@ -1,4 +1,4 @@
-"""WAV files whose header a recorder left unfinished, and several in one file."""
+"""WAV files with an unfinished header, and several in one file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from earshot.audio.source import Source
 
 KINDS = {b"RIFF": "<", b"RF64": "<", b"BW64": "<", b"RIFX": ">"}  # with their byte order
-MOST = 10_000  # chunks of a file; usual are three to ten
+MOST = 10_000  # most chunks of a file; three to ten are usual
 
 
 def split_files(source: Source) -> Iterator[Source]:
-    """The WAV files one behind the other; each as it is where its header holds together, else behind a new
-    one."""
+    """The concatenated WAV files; each unchanged where its header is consistent, else with a new one."""
     at = 0
     while True:
         head = source.read_at(at, 12)
@@ -43,8 +42,8 @@ def _read_wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, 
     """The chunks of one WAV file.
 
     Returns:
-        the format chunk (None: not found), where the samples begin and end, and whether the header holds
-        together. The end is where the file's chunks end, where it does.
+        the format chunk (None: not found), where the samples begin and end, and whether the header is
+        consistent. The end is where the file's chunks end, where it does.
     """
     size, pos, form, sound, wide, odd = source.size, at + 12, None, True, 0, 0
     stated = at + 8 + struct.unpack(f"{order}I", source.read_at(at + 4, 4))[0]
@@ -71,8 +70,8 @@ def _read_wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, 
                 more = stated if after <= stated <= size else after
                 return form, body, (more if sound else end), sound
             empty = not length and (body >= size or _is_followed_by_chunk(source, body, order))
-            # Longer than the file: as large as it was to be, which decoders know how to read.
-            # The length of an RF64 stands elsewhere, and may be nothing.
+            # Longer than the file: the planned size, which decoders can read.
+            # The length of an RF64 is elsewhere, and may be zero.
             known = length > size - body and (wide > 0 or source.read_at(at, 4) in (b"RIFF", b"RIFX"))
             return form, body, (body if empty else size), sound and (empty or known)
         odd = count & 1
@@ -86,7 +85,7 @@ def _is_chunk(name: bytes, end: int, size: int) -> bool:
 
 
 def _is_followed_by_chunk(source: Source, at: int, order: str) -> bool:
-    """Does a chunk begin here, or another file?"""
+    """Does a chunk or another file begin here?"""
     head = source.read_at(at, 8)
     if len(head) < 8:
         return True
@@ -95,10 +94,10 @@ def _is_followed_by_chunk(source: Source, at: int, order: str) -> bool:
 
 
 def _exceeds_header(source: Source, end: int, stated: int, order: str) -> bool:
-    """Do samples go on behind the length that the header states?
+    """Do samples go on after the length in the header?
 
-    So it is where a recorder died between two updates of its header, and in a file of more than 4 GB, whose
-    length starts again at nothing. The length of the whole file, which the header states too, tells.
+    They do where a recorder stopped between two updates of its header, and in a file of more than 4 GB, whose
+    length starts again at zero. The file length in the header shows it.
     """
     covered = stated == source.size or source.size - stated >= 1 << 32
     return (

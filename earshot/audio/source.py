@@ -1,4 +1,4 @@
-"""The bytes of an audio file as a decoder reads them, with every error of the disk or network kept."""
+"""The bytes of an audio file for a decoder; keeps every error of the disk or network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from earshot.core.errors import OF_THE_FILE, to_temporary
 
-CHUNK = 1 << 20  # bytes looked through at a time
+CHUNK = 1 << 20  # bytes searched at a time
 
 
 class BadAudio(Exception):
@@ -18,21 +18,21 @@ class BadAudio(Exception):
 
 
 class Unreadable(BadAudio):
-    """A file that is missing or may not be read. If it was listed a moment ago, the drive may be at fault."""
+    """A file that is missing or may not be read. If it was listed just before, the drive may have failed."""
 
 
 class Source(io.RawIOBase):
-    """The bytes [start, end) of an open file, behind `head`, as a file object for a decoder.
+    """`head` and the bytes [start, end) of an open file, as a file object for a decoder.
 
-    Decoders take a failed read for the end of the audio. So the first failure is kept in `fault`, together
-    with a file that ends before the size that the system tells, and `check` raises it.
+    Decoders take a failed read for the end of the audio. So the first failure is kept in `fault`, also where
+    the file ends before its size on the disk, and `check` raises it.
     """
 
     def __init__(self, path: str, file: io.FileIO, start: int, end: int, head: bytes = b"") -> None:
         self.path, self.file, self.start, self.end, self.head = path, file, start, end, head
         self.at = 0
         self.fault: OSError | None = None
-        self.whole: Source | None = None  # whose part this is: the file stays open with it
+        self.whole: Source | None = None  # the whole file: it stays open with it
 
     @classmethod
     def open(cls, path: Path | str) -> Source:
@@ -40,7 +40,7 @@ class Source(io.RawIOBase):
 
         Raises:
             Unreadable: missing or forbidden.
-            BadAudio: empty, a folder, or no regular file: a pipe would keep us waiting, a device never end.
+            BadAudio: empty, a folder, or not a regular file: a pipe could block, a device never end.
             TemporaryError: the system failed.
         """
         name = os.fspath(path)
@@ -65,7 +65,7 @@ class Source(io.RawIOBase):
         return len(self.head) + self.end - self.start
 
     def open_part(self, start: int, end: int, head: bytes = b"") -> Source:
-        """The bytes [start, end) of this one, which has no head, as another file object."""
+        """The bytes [start, end) of this file, which has no head, as another file object."""
         found = Source(self.path, self.file, self.start + start, self.start + end, head)
         found.whole = self
         return found
@@ -85,8 +85,8 @@ class Source(io.RawIOBase):
         return bytes(buffer[:got])
 
     def find(self, wanted: bytes, position: int) -> int:
-        """The next place of some bytes at or after a position, -1 where there is none."""
-        count = 1 << 12  # a place is mostly near: a file full of places must not be read as often
+        """The next position of some bytes at or after a position, -1 where there is none."""
+        count = 1 << 12  # matches are mostly near: a file full of them must not be read many times
         while position < self.size:
             at = self.read_at(position, count + len(wanted) - 1).find(wanted)
             if at >= 0:
@@ -96,7 +96,7 @@ class Source(io.RawIOBase):
         return -1
 
     def read_through(self) -> None:
-        """Read the whole file so that an I/O error raises TemporaryError; ffmpeg hides it."""
+        """Read the whole file, so that an I/O error, which ffmpeg hides, raises TemporaryError."""
         for position in range(0, self.size, CHUNK):
             self.read_at(position, CHUNK)
 
@@ -132,7 +132,7 @@ class Source(io.RawIOBase):
                 data = os.pread(self.file.fileno(), len(view) - done, place)
                 if not data:
                     self.fault = OSError(
-                        errno.EIO, "ends before its size: it is being changed, or cannot be read"
+                        errno.EIO, "ends before its size: it is being changed, or can't be read"
                     )
                 view[done : done + len(data)] = data
                 done += len(data)
@@ -143,12 +143,12 @@ class Source(io.RawIOBase):
 
 
 def to_error(path: str, error: OSError) -> BadAudio | OSError:
-    """What to raise for a file that cannot be opened: Unreadable, or TemporaryError where it is not the
-    file's fault."""
+    """The error for a file that can't be opened: Unreadable, or TemporaryError where the system is at
+    fault."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return Unreadable("no such file")
     if error.errno in (errno.EACCES, errno.EPERM):
         return Unreadable("no permission")
     if error.errno in OF_THE_FILE:
-        return Unreadable(f"cannot be read: {error.strerror}")
+        return Unreadable(f"can't be read: {error.strerror}")
     return to_temporary(path, error)

@@ -1,4 +1,4 @@
-"""Mel spectrograms as pictures, a hundredth of a second each: axes in seconds and Hz, a bar in decibels."""
+"""Draws mel spectrograms quickly (10 ms each): axes in seconds and Hz, a colour bar in decibels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
 N_FFT, BANDS = 2048, 128
-RANGE = 80.0  # dB that the colours span, down from the loudest point
-FRAMES = 2000  # no picture is wider
-# indices of a palette: colours first, then greys, between which Pillow blends its letters
+RANGE = 80.0  # dB that the colours span below the loudest point
+FRAMES = 2000  # largest width
+# indices of a palette: colours first, then greys for antialiased text
 BLACK, WHITE, COLOURS = 240, 255, 240
-# words of Hebrew, Arabic and the like, with the blanks between them
+# words of Hebrew, Arabic and other right-to-left scripts, with the blanks between them
 LETTER = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 RIGHT_TO_LEFT = re.compile(rf"({LETTER}+(?:\s+{LETTER}+)*)")
 LEFT, TOP, RIGHT, BOTTOM = 52, 24, 76, 38  # pixels around the spectrogram
@@ -82,10 +82,9 @@ def _load_font(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
 
 
 def _split_by_font(text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-    """A readable text in pieces, left to right, each with the font that has its characters.
+    """A text in pieces, left to right, each with a font that has its characters.
 
-    A name that is written from right to left is a piece of its own: it would turn around what stands beside
-    it, a file name for example.
+    A right-to-left name is a separate piece: else it would reorder the text beside it, such as a file name.
     """
     runs = []
     for part in filter(None, RIGHT_TO_LEFT.split(text)):
@@ -124,7 +123,7 @@ def draw_picture(
     Args:
         levels: (bands, frames) dB from -80 to 0, bands evenly spaced on the mel scale from `low` to `high`
             Hz.
-        seconds: what the frames last. begin: when they begin.
+        seconds: their duration. begin: their start.
         width, height: pixels of the spectrogram alone.
     """
     from PIL import Image, ImageDraw

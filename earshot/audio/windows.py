@@ -1,4 +1,4 @@
-"""Windows: a long clip as pieces of equal length."""
+"""Windows: cut a long clip into pieces of equal length, fill a short one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cut_windows(
 
 
 def count_windows(seconds: float, window: float, hop: float | None, max_windows: int | None) -> int:
-    """How many windows `cut` makes, without making them: what a header claims may be millions.
+    """The number of windows that `cut` makes, without making them: a header may claim millions.
 
     Raises:
         UserError: as `cut`.
@@ -47,10 +47,10 @@ def count_windows(seconds: float, window: float, hop: float | None, max_windows:
         raise UserError(f"--seconds {window:g}: a window needs a positive length")
     if not 0 < hop <= window:
         raise UserError(
-            f"--hop {hop:g}: has to lie between 0 and the window's {window:g} s, else audio is left out"
+            f"--hop {hop:g}: must be between 0 and the window's {window:g} s, else audio is left out"
         )
     if max_windows is not None and max_windows < 1:
-        raise UserError(f"--max-windows {max_windows}: has to be 1 or more; leave it out for all windows")
+        raise UserError(f"--max-windows {max_windows}: must be 1 or more; leave it out for all windows")
     if seconds <= window + TOLERANCE:
         return 1
     regular = _count_regular(seconds, window, hop)
@@ -75,12 +75,12 @@ def fill_window(wave: np.ndarray, samples: int, pad: Literal["wrap", "silence"])
         return np.resize(wave, samples).astype(np.float32, copy=False)
     if pad == "silence":
         return np.pad(wave, (0, samples - len(wave))).astype(np.float32, copy=False)
-    raise UserError(f"--pad {pad}: has to be wrap or silence")
+    raise UserError(f"--pad {pad}: must be wrap or silence")
 
 
 def choose_seconds(durations: Sequence[float], limit: float = 10.0) -> float:
-    """A window for this data: the duration that nearly all clips share, else the 95th percentile in steps of
-    0.5 s.
+    """The window length for a data set: the duration that nearly all clips share, else the 95th percentile in
+    steps of 0.5 s.
 
     Args:
         durations: seconds of each clip, at least one.
@@ -92,7 +92,7 @@ def choose_seconds(durations: Sequence[float], limit: float = 10.0) -> float:
     durations = np.asarray(durations, dtype=np.float64)
     if not durations.size:
         raise ValueError("no durations to choose a window from")
-    common = float(np.percentile(durations, 50, method="lower"))  # a duration that occurs, not a mean of two
+    common = float(np.percentile(durations, 50, method="lower"))  # an actual duration, not a mean of two
     if (np.abs(durations - common) <= 0.02).mean() >= 0.9:
         return min(common, limit)
     longish = float(np.percentile(durations, 95))

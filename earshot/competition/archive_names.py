@@ -1,4 +1,4 @@
-"""Which file names are archives, and the command that unpacks one that Earshot cannot read."""
+"""File names of archives, and the commands that unpack those that Earshot can't read."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def is_zip(name: str) -> bool:
 
 
 def is_tar(name: str) -> bool:
-    """Whether a file name is that of a tar, compressed in a way that Python reads, or not."""
+    """Whether a file name is that of a tar that Python can read, compressed or not."""
     return name.lower().endswith(TARS)
 
 
 def is_unreadable_archive(name: str) -> bool:
-    """Whether a file name is that of an archive, or of a part of one, which Earshot cannot read."""
+    """Whether a file name is that of an archive, or part of one, that Earshot can't read."""
     return not is_tar(name) and (name.lower().endswith(tuple(COMMANDS)) or bool(PARTS.search(name)))
 
 
@@ -47,7 +47,7 @@ def strip_archive_suffix(name: str) -> str:
 
 
 def format_unpack_hint(names: Sequence[str]) -> str:
-    """Names of archives that Earshot cannot read, and how the first one is unpacked."""
+    """Names of archives that Earshot can't read, and the command that unpacks the first one."""
     first = sorted(names)[0]
     if part := PARTS.search(first):
         # a zip in parts is unpacked from its last, x.zip; others from their first

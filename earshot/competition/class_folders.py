@@ -31,7 +31,7 @@ Rows = dict[str, dict[str, str | None]]  # the label of each file, by split
 
 
 def strip_common_prefix(parts: Parts) -> Parts:
-    """Folder parts of each file, less the leading folders that all (but loose files) share."""
+    """Folder parts of each file without the leading folders that all files share, loose files aside."""
     while len({folders[0] for folders in parts.values() if folders}) == 1:
         if not any(len(folders) > 1 for folders in parts.values()):
             break  # the last folder may be the label
@@ -42,10 +42,10 @@ def strip_common_prefix(parts: Parts) -> Parts:
 def recognise_class_folders(
     files: Files, tables: Tables, sample: str | None, reading: Reading
 ) -> Layout | None:
-    """Two or more class folders, below train/, test/, valid/ or not; None if the folders do not look so.
+    """The layout of two or more class folders, below train/, test/ and valid/ or not; None if it is another.
 
-    The sample submission, where there is one, says which clips are to be submitted. Where films lie beside
-    the sounds in folders of their own, the sounds alone may look so.
+    The sample submission, where there is one, decides which clips are submitted. Where videos lie in folders
+    of their own beside the audio, the audio alone may have this layout.
     """
     layout = _read_class_folders(files, files.audio, tables, sample, reading)
     if layout is None:
@@ -72,7 +72,7 @@ def _group_by_split(audio: list[str]) -> dict[str | None, Parts]:
         plain.update({path: ("train",) for path in train})
         train.clear()
     if len({folders[0] for folders in strip_common_prefix(train).values() if folders}) > 1:
-        # test_a, private_test, unlabelled: what lies beside the folder of the classes is none of them
+        # test_a, private_test, unlabelled: folders beside the folder of the classes are not classes
         for path, folders in list(plain.items()):
             if folders and find_side(folders[0]) == "subm":
                 by_split["test"][path] = plain.pop(path)[1:]
@@ -82,7 +82,8 @@ def _group_by_split(audio: list[str]) -> dict[str | None, Parts]:
 
 
 def _label_by_folder(by_split: dict[str | None, Parts]) -> tuple[Rows, list[str]] | None:
-    """The label of each file, and the files beside the class folders; None if folders lie in those."""
+    """The label of each file, and the files beside the class folders; None if class folders have
+    subfolders."""
     rows: Rows = {"train": {}, "test": {}, "subm": {}}
     loose: list[str] = []
     for split, parts in by_split.items():
@@ -101,14 +102,14 @@ def _label_by_folder(by_split: dict[str | None, Parts]) -> tuple[Rows, list[str]
     return rows, loose
 
 
-def _hold_out_listed_clips(files: Files, rows: Rows, layout: Layout, asked: bool) -> None:
+def _hold_out_listed_clips(files: Files, rows: Rows, layout: Layout, has_sample: bool) -> None:
     """Move the training clips that a list such as testing_list.txt names to the hold-out, unless there are
     other clips to submit."""
     listed, used = file_lists.find_held_out(files)
     if not listed & set(rows["train"]):
         return
     names = file_lists.format_names(used)
-    if asked or rows["subm"] or rows["test"]:
+    if has_sample or rows["subm"] or rows["test"]:
         layout.notes.append(f"the clips of {names} count as train: there are others to submit")
         return
     train = rows["train"]
@@ -161,7 +162,7 @@ def _read_class_folders(
         return None
     rows, loose = labelled
     requested = read_sample(tables, sample, reading.id_column) if sample else None
-    if requested is not None:  # what it asks for is no hold-out, whatever folder it lies in
+    if requested is not None:  # its clips are not a hold-out, whatever folder they are in
         named = find_requested_files(files, requested)
         for split, label_of in rows.items():
             rows[split] = {path: label for path, label in label_of.items() if path not in named}
@@ -185,7 +186,7 @@ def _read_class_folders(
     if noise:
         hint = "" if reading.noise_class else " (--noise-class silence makes a class of it)"
         layout.notes.append(f"left out: {len(noise)} files in {format_ids(sorted(noise_folders))}{hint}")
-    _hold_out_listed_clips(files, rows, layout, asked=requested is not None)
+    _hold_out_listed_clips(files, rows, layout, has_sample=requested is not None)
     _drop_unknown_classes(rows, layout)
     clips = [_build_split(files, split, label_of) for split, label_of in rows.items()]
     both = sources.group_all_clips(files, clips[:2], layout, reading)

@@ -1,4 +1,4 @@
-"""The classes by the names that a row id may give them."""
+"""Finds class names in the ids of a sample submission's rows."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import NamedTuple
 
 from earshot.core import spelling
 
-TOKEN = re.compile(r"[^\W\d_]+|\d+|[\W_]")  # letters, digits, or one sign: a class begins and ends at these
+TOKEN = re.compile(
+    r"[^\W\d_]+|\d+|[\W_]"
+)  # letters, digits, or one sign: a class begins and ends with one of these
 NUMBER = re.compile(r"\d+", re.ASCII)
 
 
 class ClassPosition(NamedTuple):
-    """Where in an id the class stands: how many tokens are before it, or behind it."""
+    """The position of the class in an id: how many tokens come before it, or after it."""
 
     from_end: bool
     tokens: int
 
 
 class ClassNames:
-    """The classes by what a row may call them."""
+    """The classes by the spellings that a row may use."""
 
     def __init__(self, classes: Sequence[str]):
         numbers = {normalise_number(key) for key in spelling.to_keys(classes) if NUMBER.fullmatch(key)}
@@ -63,7 +65,7 @@ class ClassNames:
         return self._named.get(normalise_number(number))
 
     def learn_class(self, text: str, id: str) -> str:
-        """The class that a text is in another spelling; else the text, a class from now on."""
+        """The class that a text spells; a text that spells none becomes a new class."""
         name = self._loose.get(spelling.to_loose_key(text))
         if name is None:
             name = text
@@ -74,8 +76,8 @@ class ClassNames:
     def find_classes(
         self, tokens: list[str], place: ClassPosition | None = None
     ) -> Iterator[tuple[int, int, str]]:
-        """Where classes stand (only those at a place, if there is one): first token, the one behind the last,
-        class; of those that begin together the longest comes first."""
+        """Where classes are found, only those at a position if one is given: first token, last token + 1,
+        class; of those that begin at the same token the longest comes first."""
         first, end = 0, len(tokens)
         last = None  # where all classes end at one token
         if place and place.from_end:

@@ -1,4 +1,4 @@
-"""Labels that a sample submission writes as numbers: the file that says which number is which label."""
+"""Label codes: which number of a sample submission is which label, by a file that lists them."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from earshot.core import spelling
 from earshot.core.errors import UserError, raise_if_temporary
 
 WHOLE = re.compile(r"\d{1,9}", re.ASCII)
-LARGEST = 1_000_000  # bytes: what is larger is no list of classes
+LARGEST = 1_000_000  # bytes: a larger file is no list of classes
 
 
 def find_label_codes(
     tables: Tables, sample: SampleSubmission | None, names: Iterable[str], column: str = ""
 ) -> tuple[Callable[[str], str] | None, str] | None:
-    """What the labels become where the sample submission has their numbers, with a line to say so; None where
-    it has not, or no file says which is which. A single number may be a placeholder: then only a list of
-    classes counts, and a table of clips is but named.
+    """The codes of the labels where the sample submission has numbers, and a line about it; None where it has
+    labels, or no file lists the codes. A single number may be a placeholder: then only a list of classes
+    counts, and a table of clips is just mentioned.
 
     Args:
         names: the labels of training. column: their column; zeros below its own header are a placeholder.
     """
-    answers = [c for c in sample.columns if c != sample.id_column] if sample else []
-    if sample is None or len(answers) != 1:
+    value_columns = [c for c in sample.columns if c != sample.id_column] if sample else []
+    if sample is None or len(value_columns) != 1:
         return None
-    cells = set(spelling.to_keys(sample.frame[answers[0]])) - {""}
+    cells = set(spelling.to_keys(sample.frame[value_columns[0]])) - {""}
     known = set(spelling.to_keys(names)) - {""}
     if not cells or not known or not all(map(WHOLE.fullmatch, cells)) or any(map(WHOLE.fullmatch, known)):
         return None
-    if len(cells) == 1 and spelling.to_key(answers[0]) == spelling.to_key(column):
+    if len(cells) == 1 and spelling.to_key(value_columns[0]) == spelling.to_key(column):
         return None
     for path, number_of, of_clips in _iterate_code_lists(tables):
         numbers = [number_of[name] for name in known if name in number_of]
         if len(set(numbers)) == len(known) and cells <= set(number_of.values()):
             if len(cells) == 1 and of_clips:
-                hint = f"if numbers are wanted, --label-column {of_clips} trains on those of {path}"
-                return None, f"{sample.path.name} holds {min(cells)} alone: {hint}"
+                hint = f"to submit the numbers of {path}, give --label-column {of_clips}"
+                return None, f"{sample.path.name} holds only {min(cells)}: {hint}"
             pairs = ", ".join(f"{name} is {number_of[name]}" for name in sorted(known)[:3])
             line = (
-                f"{sample.path.name} has numbers for labels: they are written as {path} counts them, {pairs}"
+                f"{sample.path.name} has numbers for labels: they are written by the codes in {path}, {pairs}"
                 f"{' ...' if len(known) > 3 else ''}"
             )
             return partial(_look_up_number, number_of), line
@@ -58,8 +58,8 @@ def _look_up_number(number_of: dict[str, str], label: str) -> str:
 
 
 def _iterate_code_lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], str]]:
-    """The number of each label, by every pair of columns, json file and list of lines that may say it; the
-    numbers' column where the table has a row per clip."""
+    """Possible codes of the labels, by each pair of columns, json file and list of lines; the column of
+    numbers where the table has a row per clip."""
     for path in tables.paths:
         try:
             frame = tables.read_table(path).frame

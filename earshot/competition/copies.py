@@ -1,4 +1,4 @@
-"""Clips that lie there twice: in folders that hold the same names, at two sampling rates say."""
+"""Copies of clips, such as folders with the same file names at two sampling rates."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ LEAST = 3  # files of the same names that make two folders copies of each other
 
 
 def choose_folder(files: Files, wanted: str | None) -> list[str]:
-    """Of folders that hold the same file names, keep one: the one that is named, else that of the highest
-    sampling rate; the files of the others are left out of `files`.
+    """Keep one of the folders that hold the same file names: the one that is named, else the one with the
+    highest sampling rate. The files of the others are left out of `files`.
 
     Args:
         wanted: a folder that --audio-folder names.
     Returns:
-        lines about what was left out.
+        lines about what is left out.
     Raises:
-        UserError: no audio lies in the folder that is asked for.
+        UserError: the folder that is named has no audio.
     """
     by_folder: dict[str, set[str]] = defaultdict(set)
     for path in files.audio:
@@ -54,12 +54,12 @@ def choose_folder(files: Files, wanted: str | None) -> list[str]:
         }
         kept = max(wanted_twins or twins, key=lambda folder: (rates[folder], -twins.index(folder)))
         if len(wanted_twins) != 1 and (len(set(rates.values())) == 1 or not _have_equal_durations(headers)):
-            continue  # nothing to choose by: an id that may be either is refused
+            continue  # nothing to choose by: an id that matches both is an error
         chosen |= len(wanted_twins) == 1
         left = [folder for folder in twins if folder != kept]
         files.leave_out(f"{folder}/{name}" for folder in left for name in by_folder[folder])
         notes.append(
-            f"the same file names lie in {', '.join(twins)}: used is {kept} ({rates[kept]} Hz); "
+            f"{', '.join(twins)} have the same file names: using {kept} ({rates[kept]} Hz); "
             "--audio-folder chooses another"
         )
     if wanted is not None and not chosen:
@@ -75,7 +75,7 @@ def choose_folder(files: Files, wanted: str | None) -> list[str]:
 
 
 class Duplicates(NamedTuple):
-    """Files that lie there a second time, and lines about them."""
+    """Files that are copies of others, and lines about them."""
 
     left_out: list[str]
     notes: list[str]
@@ -104,8 +104,8 @@ def _find_twin_folders(by_folder: dict[str, set[str]]) -> list[list[str]]:
 
 
 def _have_equal_durations(headers: dict[str, list[tuple[float, int] | None]]) -> bool:
-    """Are files of one name as long in all folders, as a sound is at every rate? Class folders may count
-    their clips alike."""
+    """Do files of the same name have the same length in all folders? Class folders may number their clips
+    alike, and those differ."""
     for folder_headers in zip(*headers.values(), strict=True):
         seconds = [header[0] for header in folder_headers if header]
         if len(seconds) < len(folder_headers) or max(seconds) - min(seconds) > max(0.01, 0.01 * max(seconds)):

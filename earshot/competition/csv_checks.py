@@ -1,4 +1,4 @@
-"""What a csv of clips must have: rows, a header, no stray quotes in the cells that count."""
+"""Checks of a csv of clips: rows, a header, no stray quotes in ids and labels."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from earshot.core.file_names import is_audio
 
 
 def check_has_rows(frame: pd.DataFrame, csv: Path) -> pd.DataFrame:
-    """The frame; a UserError where it has nothing but a header."""
+    """Return the frame; UserError where it has only a header."""
     if frame.empty:
         raise UserError(f"{csv} has a header and no row: download it again, or delete it")
     return frame
 
 
 def check_stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], layout: Layout) -> None:
-    """Say which cells begin with a quote that is text; a UserError where one is an id or a label."""
+    """Report cells that begin with a stray quote; UserError where one is an id or a label."""
     for column, lines in frame.attrs.get("stray", {}).items():
         if column in needed:
             raise UserError(
@@ -44,14 +44,14 @@ def check_stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], la
 
 
 def is_header_data(files: Files, column: str, frame: pd.DataFrame) -> bool:
-    """Is the header of the column of ids a clip's row itself?"""
+    """Is the header of the id column itself a clip's row?"""
     # pandas writes a header of 0, 1, ... too: that is no clip's where another row has the number
     lost = files.find_by_number(column) and parse_number(column) not in set(map(parse_number, frame[column]))
     return bool(is_audio(column) or files.find_candidates(column) or lost)
 
 
 def check_header(files: Files, csv: Path, id_column: str, frame: pd.DataFrame) -> None:
-    """A UserError where the first row is a clip's, which would be lost as a header."""
+    """UserError where the first row is a clip, which would be lost as a header."""
     if is_header_data(files, id_column, frame):
         raise UserError(
             f"{csv}, line 1: no header, but a row that names the audio file {format_cell(id_column)}: add "

@@ -1,4 +1,4 @@
-"""The files of a competition, and how a csv's names find them."""
+"""The files of a competition, and how the ids of a csv match them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def walk_folder(root: Path, closed: list[str] | None = None, deep: int | None = 
     """
 
     def raise_error(error: OSError) -> None:
-        if not isinstance(error, PermissionError):  # without what it holds clips would have no file
+        if not isinstance(error, PermissionError):  # without its content clips would have no file
             raise to_temporary(error.filename, error) from None
         if closed is not None:
             closed.append(os.path.relpath(error.filename, root))
@@ -59,12 +59,12 @@ def walk_folder(root: Path, closed: list[str] | None = None, deep: int | None = 
 
 
 class Files:
-    """What lies below a folder, from one walk, relative to it: `audio`, `zips`, other archives (`packed`),
-    `others` that may have been meant as clips and `documents` as text, sorted; `csvs` (.tsv too; at most two
+    """The files below a folder, from one walk, relative to it: `audio`, `zips`, other archives (`packed`),
+    `others` that may be meant as clips, and text `documents`, all sorted; `csvs` (.tsv too; at most two
     folders deep below those that all lie in) as they are opened.
 
     Raises:
-        UserError: two names that are one as text.
+        UserError: two names that are the same as text.
     """
 
     def __init__(self, root: Path):
@@ -79,7 +79,7 @@ class Files:
         self.alias: dict[str, str] = {}  # ids that a table or the end of a name maps to a file, and the file
         self.folders: list[str] = []
         self.closed: list[str] = []  # may not be listed
-        self._disk: dict[str, str] = {}  # text -> name on the disk, of those that are no UTF-8
+        self._disk: dict[str, str] = {}  # text -> name on the disk, of names that are not UTF-8
         parents: dict[str, str] = {}
         for folder, names in walk_folder(self.root, self.closed):
             self._describe_example(parents.setdefault(to_text(folder), folder), folder)
@@ -110,8 +110,10 @@ class Files:
         self.by_name, self.by_stem = {}, {}
         self.by_number: dict[int | None, list[str]] = {}
         self.claimed: set[str] = set()  # by ids that were resolved
-        self.tail_notes: dict[str, str] = {}  # table -> said where its ids are the ends of file names
-        self.renumbered: dict[str, str] = {}  # ids that are a file's name but for leading zeros, and the file
+        self.tail_notes: dict[str, str] = {}  # table -> a note where its ids are the ends of file names
+        self.renumbered: dict[
+            str, str
+        ] = {}  # ids that equal a file's name except for leading zeros, and the file
         for path in self.audio:
             for reading in list_readings(self._disk.get(path, path)):
                 name = reading.rpartition("/")[2]
@@ -136,7 +138,7 @@ class Files:
     def _describe_example(self, name: str, other: str) -> None:
         if name != other:
             raise UserError(
-                f"{self.root} has two names that are {to_text(name)} as text, one of which is no UTF-8: "
+                f"{self.root} has two names that are {to_text(name)} as text, one of which is not UTF-8: "
                 "rename one"
             )
 
@@ -145,7 +147,7 @@ class Files:
         return os.path.join(self.root, self._disk.get(path, path))
 
     def to_relative(self, path: str) -> str:
-        """The text of a path that `absolute` gave."""
+        """The relative text of an absolute path."""
         return to_text(path.removeprefix(os.path.join(self.root, "")))
 
     def find_candidates(self, clip_id: str) -> list[str]:
@@ -155,7 +157,7 @@ class Files:
             return [self.alias[wanted]]
         if wanted != clip_id:
             exact = self.by_name.get(normalise_name(clip_id))
-            if exact:  # the blank is the file's own
+            if exact:  # the blank belongs to the file's name
                 return exact
         # A backslash is Windows' separator, or the escape of a byte in a name that is no UTF-8.
         if self._disk and "\\" in wanted:
@@ -175,7 +177,7 @@ class Files:
             or self.by_stem.get(normalise_name(name))
             or self.by_stem.get(normalise_name(strip_suffix(name)), [])
         )
-        # part of a path, or a path on another machine: the folders must agree as far as both go
+        # part of a path, or a path on another machine: the folders that both have must be equal
         if "/" in wanted:
             tail = normalise_name("/" + strip_suffix(wanted.lstrip("/")))
             root = normalise_name(to_text((find_mirror_source(self.root) or self.root).as_posix()))
@@ -220,7 +222,7 @@ class Files:
         return [self.pick_only(clip_id, paths) for clip_id, paths in zip(ids, candidates, strict=True)]
 
     def match_tails(self, ids: Iterable[str], own: str = "train") -> dict[str, str]:
-        """The file of each id by the ends of both, as `name_tails.match_tails` has it."""
+        """The file of each id by the ends of both, as `name_tails.match_tails` finds it."""
         return name_tails.match_tails(self._index_tails, ids, own)
 
     @cached_property
@@ -228,8 +230,8 @@ class Files:
         return name_tails.index_tails(self.audio)
 
     def match_other_suffix(self, ids: Iterable[str], own: str) -> str:
-        """A line where most ids are files but for another suffix (.npy, .png), which `alias` then knows; ""
-        where they are not.
+        """A line where most ids match files with another suffix (.npy, .png), which `alias` then holds; ""
+        where they do not.
 
         Args:
             own: the side whose files are meant, as `side` has it.
@@ -247,10 +249,10 @@ class Files:
             return ""
         self.alias |= path_of
         id, path = next(iter(path_of.items()))
-        return f"the ids match the files but for their suffix: first {id} is {path}"
+        return f"the ids match the files except for their suffix: first {id} is {path}"
 
     def leave_out(self, paths: Iterable[str]) -> None:
-        """Forget audio files: no id finds them any more."""
+        """Leave out audio files: no id matches them any more."""
         gone = set(paths)
         self.audio = [path for path in self.audio if path not in gone]
         self.paths -= gone
@@ -259,14 +261,15 @@ class Files:
                 index[name] = [path for path in index[name] if path not in gone]
                 if not index[name]:
                     del index[name]
-        self.__dict__.pop("_index_tails", None)  # to be made anew
+        self.__dict__.pop("_index_tails", None)  # to be built again
 
     def find_by_number(self, clip_id: str) -> list[str]:
         """The audio files that are called by the same number as an id, whatever zeros stand before it."""
         return self.by_number.get(parse_number(clip_id), [])
 
     def match_numbers(self, ids: list[str], candidates: list[list[str]], own: str) -> list[list[str]]:
-        """The files of each id, where it has none those of its number that no id has claimed."""
+        """The files of each id; of an id without a file, those with the same number that match no other
+        id."""
         matches: list[list[str]] = []
         owner: dict[str, str] = {}
         for clip_id, paths in zip(ids, candidates, strict=True):
@@ -287,16 +290,17 @@ class Files:
         return matches
 
     def describe_number_matches(self) -> list[str]:
-        """A line on the ids that were matched by their number alone."""
+        """A line about the ids that were matched by their number alone."""
         pairs = list(self.renumbered.items())
         return [
-            f"{len(pairs)} ids match their files as numbers, but for leading zeros: first {clip_id} is {path}"
+            f"{len(pairs)} ids match their files as numbers, except for leading zeros: first {clip_id} "
+            f"is {path}"
             for clip_id, path in pairs[:1]
         ]
 
     def pick_only(self, clip_id: str, paths: list[str]) -> str:
         """The one file among the candidates (copies of it count as one), absolute; "" without any."""
-        # of a film and its sound, the sound
+        # of a video and its audio, the audio
         paths = [p for p in paths if get_suffix(p) in list_decodable()] or paths
         absolute = [self.to_absolute(p) for p in paths]
         for path, other in zip(paths[1:], absolute[1:], strict=True):
@@ -309,7 +313,7 @@ class Files:
 
     @cached_property
     def _index_other_files(self) -> dict[str, str]:
-        """Name, and where it might be a clip's the stem, of what is no audio -> its path."""
+        """Name, and for a possible clip the stem, of files that are not audio -> the path."""
         names = {normalise_name(path.rpartition("/")[2]): path for path in (*self.documents, *self.csvs)}
         for path in (*self.others, *self.zips, *self.packed):
             name = path.rpartition("/")[2]
@@ -319,7 +323,7 @@ class Files:
         return names
 
     def explain_absence(self, clip_id: str) -> str:
-        """Why no file was found for an id, in words that many ids can share."""
+        """Why no file was found for an id, in words that apply to many ids."""
         if not clip_id.strip():
             return "empty id"
         name = clip_id.strip().replace("\\", "/").rpartition("/")[2]
@@ -335,7 +339,7 @@ class Files:
         return f"only a .{suffix} file, not audio" if suffix else "only a file without suffix"
 
     def describe_unused_files(self) -> list[str]:
-        """Lines on the files that are neither audio nor documents, and on folders that may not be listed."""
+        """Lines about files that are neither audio nor documents, and folders that may not be listed."""
         lines = []
         if self.others:
             lines.append(f"not used: {len(self.others)} files that are not audio: {format_ids(self.others)}")
@@ -350,7 +354,7 @@ class Files:
         return lines
 
     def summarise(self) -> str:
-        """What is there, in one line, for the error that nothing was recognised."""
+        """A summary of the files, in one line, for the error that nothing was recognised."""
         suffixes = Counter(os.path.splitext(p)[1].lower() for p in self.audio)
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(suffixes.items()))
         names = ", ".join(self.folders[:8]) + (", ..." if len(self.folders) > 8 else "")
@@ -373,7 +377,7 @@ class Files:
 
 
 def _select_side(paths: Sequence[str], own: str) -> list[str]:
-    """The files of a side, else those of none."""
+    """The files of a side, else those of no side."""
     sides = [(path, find_side(path.rpartition("/")[0])) for path in paths]
     of_own = [path for path, side in sides if side == own]
     return of_own or [path for path, side in sides if side is None]

@@ -14,8 +14,8 @@ BYTES = 100_000_000
 
 
 def find_listed_files(files: Files, text: str) -> set[str]:
-    """The audio files that the lines of a text file begin with, relative to the root; empty unless nearly all
-    do."""
+    """The audio files that a text file lists, one at the start of each line, relative to the root; empty
+    unless nearly all lines name one."""
     path = files.root / text
     try:
         if path.stat().st_size > BYTES:
@@ -25,7 +25,7 @@ def find_listed_files(files: Files, text: str) -> set[str]:
         return set()
     except OSError as error:
         raise_if_temporary(path, error)
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+        raise UserError(f"can't read {path}: {error.strerror or error}") from None
     first = [re.split(r"[\t,;]", line)[0].strip() for line in lines]
     candidates = [files.find_candidates(name) for name in first if name]
     hits = [

@@ -1,4 +1,4 @@
-"""Which level of folders may be the label, where clips lie several folders deep."""
+"""Which level of nested folders may be the label."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NO_LABELS = (DATED, PERSON, SHORT, re.compile(r"[\W\d_]+"))
 
 
 def suggest_flags(names: Sequence[str]) -> list[str]:
-    """Flags for the folders that may be labels, with what they give: first those that recur below others,
-    such as normal/ below id_00/ and id_02/.
+    """Flags for the folders that may be labels, with the labels they give: first those that recur below
+    others, such as normal/ below id_00/ and id_02/.
 
     Args:
         names: relative paths with `/`.

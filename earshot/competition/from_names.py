@@ -1,4 +1,4 @@
-"""Clips whose labels stand in the files' names, read by a pattern."""
+"""Clips whose labels are part of the file names, read by a pattern."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from earshot.competition.with_sample import build_requested_rows, find_requested
 
 
 def read_from_names(files: Files, tables: Tables, sample: str | None, reading: Reading) -> Layout:
-    """The layout where `reading.label_pattern` gives each training clip's label.
+    """The layout in which `reading.label_pattern` gives each training clip's label.
 
     Clips of a test folder are to be submitted, whatever the pattern gives for them.
 

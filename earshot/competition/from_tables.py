@@ -18,13 +18,13 @@ from earshot.competition import (
     sources,
     table_parts,
 )
-from earshot.competition.asked import build_unlabelled_rows
 from earshot.competition.csv_checks import check_has_rows, check_header, check_stray_quotes
 from earshot.competition.id_columns import find_id_column, get_column
 from earshot.competition.label_renames import build_renamer
 from earshot.competition.labelled import build_labelled_rows, group_shared_files, has_several_rows
 from earshot.competition.layout import TRAIN_ONLY, Layout, build_table
 from earshot.competition.reading import Reading
+from earshot.competition.submission_rows import build_unlabelled_rows
 from earshot.competition.tables import Table, Tables, get_role, join_through
 from earshot.competition.with_sample import build_requested_rows, read_sample
 from earshot.core import spelling
@@ -44,7 +44,7 @@ def read_from_tables(
     others: list[str],
     reading: Reading,
 ) -> Layout:
-    """The layout by its tables.
+    """Read the layout by its tables.
 
     Args:
         trains: the tables of training clips, each with the weight of its clips.
@@ -63,10 +63,10 @@ def read_from_tables(
 
 
 class _TableReader:
-    """One reading of a folder's tables; `found` is the layout as far as it is known.
+    """Reads a folder's tables; `found` is the layout as far as it is known.
 
-    `parts` are the clips that are read, training clips first; `held_out` the labelled rows that a split
-    column or a test folder keeps from training; `open_rows` the rows without labels, each with its csv.
+    `parts` are the clips read so far, training clips first; `held_out` are the labelled rows that a split
+    column or a test folder keeps out of training; `open_rows` are the rows without labels, each with its csv.
     """
 
     def __init__(
@@ -85,24 +85,24 @@ class _TableReader:
         self.frame = check_has_rows(self.first.frame, self.csv)
         self.sample = read_sample(tables, sample, reading.id_column) if sample else None
         self.sample_columns = self.sample.columns if self.sample else []
-        self.answers = [c for c in self.sample_columns if self.sample and c != self.sample.id_column]
+        self.value_columns = [c for c in self.sample_columns if self.sample and c != self.sample.id_column]
 
         self.id_column = self._find_id_column(others)
         sample_columns = spelling.spell_like(self.sample_columns, self.frame.columns)
-        answers = spelling.spell_like(self.answers, self.frame.columns)
+        value_columns = spelling.spell_like(self.value_columns, self.frame.columns)
         if self.first.headed:
             check_header(self.files, self.csv, self.id_column, self.frame)
         else:
             self.frame = label_choice.number_columns(self.frame, self.id_column)
-        self.labels, notes = self._find_labels(sample_columns, answers)
+        self.labels, notes = self._find_labels(sample_columns, value_columns)
         self.found = self._start_layout(notes)
         self.parts: list[pd.DataFrame] = []
         self.held_out: list[pd.DataFrame] = []
         self.open_rows: list[tuple[pd.DataFrame, Path]] = []
 
     def _expand_sources(self, others: list[str]) -> str | None:
-        """Where the first table has a row per source of clips, make it a row per clip; the sources'
-        column."""
+        """Where the first table has a row per source of clips, make it a row per clip. Returns the column of
+        sources."""
         if self.reading.id_column or self.tables.find_id_column(self.first.path):
             return None
         if join_through(self.tables, self.first, others):
@@ -119,12 +119,20 @@ class _TableReader:
         prefer = self.sample_columns[0] if self.sample else None
         return _find_id_column(self.tables, self.first, others, self.reading, prefer)
 
-    def _find_labels(self, sample_columns: list[str], answers: list[str]) -> tuple[labels.Labels, list[str]]:
-        """Where the first table keeps its labels, by the sample's columns as it spells them; lines on
-        that."""
+    def _find_labels(
+        self, sample_columns: list[str], value_columns: list[str]
+    ) -> tuple[labels.Labels, list[str]]:
+        """The label columns of the first table, and lines about them; value_columns: the sample's columns as
+        the table spells them."""
         label_column = self._choose_label_column(sample_columns)
         how, notes = labels.detect_format(
-            self.frame, self.csv, self.id_column, sample_columns, answers, self.reading.task, label_column
+            self.frame,
+            self.csv,
+            self.id_column,
+            sample_columns,
+            value_columns,
+            self.reading.task,
+            label_column,
         )
         if how is None:
             raise UserError(
@@ -143,7 +151,7 @@ class _TableReader:
         return replace(how, empty_is_none=self.reading.empty == "none"), notes
 
     def _choose_label_column(self, sample_columns: list[str]) -> str | None:
-        """The label column where a flag names it or the names of columns cannot tell it."""
+        """The label column where a flag names it, or where the column names leave it open."""
         frame, files = self.frame, self.files
         if self.reading.label_column:
             return get_column(frame, self.csv, self.reading.label_column, "--label-column")
@@ -173,15 +181,15 @@ class _TableReader:
             how.name,
             self.sample.path if self.sample else None,
             how,
-            renamed=build_renamer(self.reading, self.frame, how, self.answers),
+            renamed=build_renamer(self.reading, self.frame, how, self.value_columns),
         )
         layout.notes += [*self.first.notes, f"{csv.name}: id column {self.id_column}, {how.about}", *notes]
         if self.source_column is not None and how.name == self.source_column:
             self.frame = self.frame.drop(columns="group")
         elif self.source_column is not None:
             layout.notes.append(
-                f"{csv.name} has a row per source of clips (column {self.source_column}): its label is that "
-                "of all its clips, which folds keep together"
+                f"{csv.name} has a row per source of clips (column {self.source_column}): its label applies "
+                "to all its clips, which folds keep together"
             )
         values = () if self.reading.label_map or how.classes or how.multilabel else self.frame[how.name]
         if coded := codes.find_label_codes(self.tables, self.sample, values, how.name):
@@ -203,7 +211,7 @@ class _TableReader:
             self.found.notes += [
                 self.files.tail_notes[p] for p in (table.path,) if p in self.files.tail_notes
             ]
-            if self.reading.group_column and table is not self.first:  # as this table spells it
+            if self.reading.group_column and table is not self.first:  # spelled as in this table
                 group_column = sources.find_group_column(
                     frame,
                     self.found,
@@ -230,7 +238,7 @@ class _TableReader:
             )
 
     def _find_group_column(self, frames: Sequence[pd.DataFrame]) -> str | None:
-        """The column of sources, by the rows of all tables that have the first one's header."""
+        """The column of sources, by the rows of all tables with the first one's header."""
         header = list(frames[0].columns)
         alike = [
             (frame, self.files.root / table.path)
@@ -258,7 +266,7 @@ class _TableReader:
     def _split_table(
         self, table: Table, frame: pd.DataFrame, csv: Path, group_column: str | None
     ) -> pd.DataFrame:
-        """The clips of a table to train on; what it holds out goes to `held_out` or `open_rows`."""
+        """The training clips of a table; rows that it holds out go to `held_out` or `open_rows`."""
         frame, held = table_parts.split_by_column(frame, self.id_column, self.labels, self.found, csv)
         how_held = "of its split column are"
         if held is None and self.sample is None and get_role(table.path) is None:
@@ -279,7 +287,7 @@ class _TableReader:
         return clips[~clips["path"].isin(known)]
 
     def apply_listed_folds(self) -> None:
-        """Take folds from the official lists beside the audio, where no table has any."""
+        """Take the folds from the official lists beside the audio, where no table has folds."""
         folds = file_lists.read_folds(self.files)
         clips = self.parts[0]
         if folds and not (clips["fold"] >= 0).any():
@@ -287,8 +295,7 @@ class _TableReader:
             self.found.notes.append(f"folds by the lists beside the audio: {len(set(folds.values()))} folds")
 
     def read_validation_rows(self, path: str) -> None:
-        """Add the clips of a validation table, which count as training clips; none where it has other
-        columns."""
+        """Add the clips of a validation table as training clips; none where it has other columns."""
         table, notes = self.tables.read_table(path), self.found.notes
         if self.id_column not in table.frame.columns or not self._has_labels(table.frame):
             if find_id_column(table.frame, self.files):
@@ -314,8 +321,8 @@ class _TableReader:
         return self.labels.is_known_in(frame) and not frame.empty
 
     def read_rows_to_predict(self, tests: list[str]) -> None:
-        """Add the clips to predict: those of the sample submission, else of a test table, else whatever lies
-        in a test folder; a labelled test table is a hold-out."""
+        """Add the clips to predict: those of the sample submission, else of a test table, else all files of a
+        test folder. A labelled test table is a hold-out."""
         tests = [t for t in tests if Path(t).name.lower() in ("test.csv", "test.tsv")][:1] or tests
         if not self.sample and not self.held_out:
             tests = self._hold_out_test_list(tests)
@@ -325,7 +332,7 @@ class _TableReader:
                 self.files, self.sample, self.parts[0], self.found, test_tables
             )
         elif len(tests) > 1:
-            self.found.notes.append(f"not used, as several csv files may be the test csv: {', '.join(tests)}")
+            self.found.notes.append(f"not used: {', '.join(tests)}: any of them may be the test csv")
         elif tests:
             self.parts += table_parts.read_test_rows(
                 self.tables, tests[0], self.id_column, self.frame, self.found
@@ -354,7 +361,7 @@ class _TableReader:
         return labelled or tests  # of fold1_evaluate and fold1_test the labelled one
 
     def finish(self) -> Layout:
-        """The layout with its groups, and lines on the files that no table names."""
+        """The layout with its groups, and lines about files that no table names."""
         self.found.notes += self.files.describe_number_matches()
         clips = sources.group_all_clips(self.files, self.parts, self.found, self.reading)
         self.found.clips = group_shared_files(self.files, clips, self.found)
@@ -362,7 +369,7 @@ class _TableReader:
         unnamed = set(self.files.audio) - named
         if unnamed:
             self.found.notes.append(
-                f"{len(unnamed)} audio files are named by no csv and left out: {format_ids(unnamed)}"
+                f"{len(unnamed)} audio files are in no csv and left out: {format_ids(unnamed)}"
             )
         self.found.notes += self.files.describe_unused_files()
         return self.found
@@ -371,8 +378,8 @@ class _TableReader:
 def _find_id_column(
     tables: Tables, first: Table, others: list[str], reading: Reading, prefer: str | None
 ) -> str:
-    """The column of ids of the first table: the one that is named, else one whose values are files, directly,
-    through another table, or by the ends of the files' names."""
+    """The id column of the first table: the one that a flag names, else one whose values match files:
+    directly, through another table, or by the ends of the file names."""
     files, frame, csv = tables.files, first.frame, tables.files.root / first.path
     known: str | None = None
     if reading.id_column is not None:

@@ -1,4 +1,4 @@
-"""Which clips come from one source (a speaker, a recording, a site, a day), so that no fold parts them."""
+"""Groups of clips from one source (a speaker, a recording, a site, a day), so that no fold splits them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from earshot.competition.labels import as_tuple
 from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
 
-# Headers of sources, the surest first: what a person gave is more alike than what one place or day gave.
+# Headers of sources, the surest first: clips of one person are more alike than clips of one place or day.
 SOURCES = (
     "group",
     "speaker spk spkr talker client patient subject participant person individual actor singer artist"
@@ -29,17 +29,17 @@ RANKS = {word: rank for rank, line in enumerate(SOURCES) for word in line.split(
 HEADER = re.compile(
     rf"({'|'.join(sorted(RANKS, key=len, reverse=True))})(id|ids|no|nr|num|number|name|code)?"
 )
-PLACES = 4  # of SOURCES: a place of recording has many values, one on the body a handful
+PLACES = 4  # of SOURCES: places of recording have many values, places on a body a handful
 FEWEST, FEWEST_PLACES = 5, 10  # sources: as many as there are folds
 FILLED = 0.8  # of the cells
-SHARING = 0.25  # of the clips have another one of their source
-LARGEST = 0.5  # of the clips are one source's: no fold could be evened out
+SHARING = 0.25  # share of the clips that have another clip of their source
+LARGEST = 0.5  # share of the clips from one source: more, and folds could not be balanced
 LONGEST_PATTERN = 500  # characters
 UNKNOWN = {"", "unknown", "unk", "none", "nan", "na", "n/a", "null", "nil", "not specified", "-", "?", "--"}
 
 
 def clean_sources(values: Sequence[object]) -> list[str]:
-    """The cells of a column of sources as text, "" where one says that the source is not known."""
+    """The cells of a column of sources as text, "" where the source is unknown."""
     texts = [
         "" if value is None or value is pd.NA or value is pd.NaT else str(value).strip() for value in values
     ]
@@ -47,10 +47,10 @@ def clean_sources(values: Sequence[object]) -> list[str]:
 
 
 def explain_unfit(sources: Sequence[str], labels: Sequence[object], fewest: int = FEWEST) -> str:
-    """Why the values are not plainly the clips' sources; "" where they are.
+    """Why the values are not clearly the clips' sources; "" where they are.
 
     Args:
-        sources: (clips,) text, "" where it is not known.
+        sources: (clips,) text, "" unknown.
         labels: (clips,) text, or a tuple of several; whatever else counts as unlabelled.
         fewest: different values that are needed.
     """
@@ -79,9 +79,9 @@ def explain_unfit(sources: Sequence[str], labels: Sequence[object], fewest: int 
 def find_source_column(
     frame: pd.DataFrame, labels: pd.Series, used: Sequence[str]
 ) -> tuple[str | None, list[str]]:
-    """Which column of a labelled table is plainly the clips' source, and lines on what was found.
+    """The column of a labelled table that is clearly the clips' source, and lines about it.
 
-    A column `group` always is, as it stands. Others are by their header, if many clips share a value and the
+    A column `group` always is, unchanged. Others are by their header, if many clips share a value and the
     label alone does not decide it; a person comes before a recording, a site, a day.
 
     Args:
@@ -105,19 +105,21 @@ def find_source_column(
                 f"groups: column {format_cell(column)} ({describe_sources(sources)}): folds keep each "
                 "together",
             ]
-        if 1 < len(set(filter(None, sources))) < len(list(filter(None, sources))):  # else nothing is shared
+        if (
+            1 < len(set(filter(None, sources))) < len(list(filter(None, sources)))
+        ):  # else no source has two clips
             notes.append(f"column {format_cell(column)} is not used as groups: {reason}")
     return None, notes[:3]
 
 
 def rank_header(header: str) -> int | None:
-    """How sure a header is a source's, 0 the surest; None where it is none's."""
+    """The rank of a header among those of sources, 0 the surest; None for another header."""
     match = HEADER.fullmatch(re.sub(r"[\W_]", "", header.casefold()))
     return RANKS[match[1]] if match else None
 
 
 def describe_sources(sources: Sequence[str]) -> str:
-    """How many sources there are, and how many clips they have, for a line."""
+    """The number of sources, and of clips per source, in words."""
     counts = Counter(filter(None, sources)).values()
     low, high = min(counts, default=0), max(counts, default=0)
     each_has = f"{low} to {high} clips" if low < high else f"{low} clip{'s' * (low != 1)}"
@@ -138,7 +140,7 @@ def match_groups(names: Sequence[str], pattern: str) -> list[str]:
 
 
 def describe_pattern_groups(groups: Sequence[str]) -> list[str]:
-    """A line on the groups that a pattern gave: a warning where they keep nothing together, or everything."""
+    """A line about the groups of a pattern: a warning where every clip is alone, or all are in one group."""
     counts = Counter(filter(None, groups))
     if not counts:
         return []
@@ -146,7 +148,7 @@ def describe_pattern_groups(groups: Sequence[str]) -> list[str]:
         return [
             f"warning: --group-pattern gives {counts.total()} clips one group, "
             f"{format_cell(next(iter(counts)))}: "
-            "no fold can part them"
+            "no fold can split them"
         ]
     if len(counts) == counts.total():
         return ["warning: --group-pattern gives every clip a group of its own: nothing is kept together"]
@@ -158,7 +160,7 @@ def describe_pattern_groups(groups: Sequence[str]) -> list[str]:
 
 
 def match_pattern(names: Sequence[str], pattern: str, flag: str) -> list[str]:
-    """What a pattern finds in each name; see `match_groups`. `flag` is named in errors."""
+    """The match of a pattern in each name; see `match_groups`. `flag` is named in errors."""
     if len(pattern) > LONGEST_PATTERN:
         raise UserError(
             f"{flag} has {len(pattern)} characters, more than {LONGEST_PATTERN}: give a shorter one"
@@ -170,10 +172,10 @@ def match_pattern(names: Sequence[str], pattern: str, flag: str) -> list[str]:
     except re.error as error:
         where = "" if error.pos is None else f" at character {error.pos + 1}"
         raise UserError(
-            f"{flag} {format_cell(pattern)} is no regular expression: {error.msg}{where}"
+            f"{flag} {format_cell(pattern)} is not a regular expression: {error.msg}{where}"
         ) from None
     except (OverflowError, RecursionError) as error:
-        raise UserError(f"{flag} {format_cell(pattern)} is no regular expression: {error}") from None
+        raise UserError(f"{flag} {format_cell(pattern)} is not a regular expression: {error}") from None
     matches = []
     for name in names:
         match = expression.search(name)
@@ -190,7 +192,7 @@ def match_pattern(names: Sequence[str], pattern: str, flag: str) -> list[str]:
 
 
 def warn_straddling_folds(folds: Sequence[Hashable], groups: Sequence[str]) -> list[str]:
-    """A warning where the data's own folds (or splits) part sources: the folds are kept.
+    """A warning where the data's own folds (or splits) split sources: the folds are kept.
 
     Args:
         folds: (clips,) numbers, or names of splits; -1, "" and None where a clip has none.
@@ -206,7 +208,7 @@ def warn_straddling_folds(folds: Sequence[Hashable], groups: Sequence[str]) -> l
     first, example = next(iter(parted.items()))
     where = ", ".join(map(str, sorted(example, key=str)[:4]))
     return [
-        f"warning: the data's own folds part {len(parted)} of {len(places)} sources (first: "
+        f"warning: the data's own folds split {len(parted)} of {len(places)} sources (first: "
         f"{format_cell(first)}, "
         f"in {where}): the folds are kept, and their scores may be optimistic"
     ]

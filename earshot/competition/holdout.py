@@ -1,4 +1,4 @@
-"""The labelled hold-out that a user asks for: a fraction of whole groups, or one of the data's own folds."""
+"""The hold-out of --holdout: a fraction of whole groups, or one of the data's own folds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from earshot.core.errors import UserError
 
 
 def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
-    """Move labelled clips to the split "test": a fraction, or one of the data's own folds. Clips of their
-    groups that are only to be trained on are left out.
+    """Move labelled clips to the split "test": a fraction, or one of the data's own folds. Clips of
+    --extra-csv in the same groups are left out.
 
     Raises:
         UserError: neither a fraction nor a fold of the data, or there is a labelled hold-out already.
@@ -25,8 +25,8 @@ def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
         raise UserError(f"--holdout {holdout}: give a fraction between 0 and 1, or the number of a fold")
     if (clips["split"] == "test").any():
         raise UserError(
-            f"--holdout {holdout}: the data brings {(clips['split'] == 'test').sum()} labelled clips to "
-            "hold out already: leave --holdout away"
+            f"--holdout {holdout}: the data has {(clips['split'] == 'test').sum()} labelled clips to "
+            "hold out already: remove --holdout"
         )
     train = (clips["split"].eq("train") & clips["fold"].ne(TRAIN_ONLY)).to_numpy()
     if 0 < value < 1:
@@ -55,8 +55,8 @@ def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
 
 
 def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """A stratified draw of whole groups: groups in a seeded order, each taken if it brings the classes closer
-    to their share and leaves training clips of each.
+    """Draw whole groups, stratified: in a seeded order, each group is taken if it brings the classes closer
+    to their share and leaves training clips of each class.
 
     Returns:
         (clips,) bool, True where held out.

@@ -1,4 +1,4 @@
-"""Which column of a csv holds the ids: the one whose values are audio files."""
+"""The id column of a csv: the one whose values are audio files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ ID_NAMES = ("id", "fname", "filename", "file_name", "file", "path", "clip_id", "
 def find_id_column(
     frame: pd.DataFrame, files: Files, prefer: str | None = None, numbers: bool = True
 ) -> str | None:
-    """The column with most distinct values that are audio files; None without any.
+    """The column with the most distinct values that are audio files; None without any.
 
-    Where allowed, numbers count that files are called by, if they are more than half as many as rows. Other
-    columns may hold such numbers, too, by chance: a column of names (with a suffix, letters or zeros before a
-    number) that are files comes first. A tie goes to `prefer`, then to a column that is called so, then to
-    the first.
+    Where allowed, numbers that are file names count, too, if there are more than half as many as rows. Other
+    columns may hold such numbers by chance, so a column of names that are files (with a suffix, letters or
+    leading zeros) comes first. A tie goes to `prefer`, then to a column with an id's name, then to the first.
     """
     ranks = {}
     for column in frame.columns:
@@ -46,7 +45,7 @@ def find_id_column(
 
 
 def get_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> str:
-    """The column that an option names, as the csv spells it; a UserError if it lacks it."""
+    """The column that a flag names, as the csv spells it; UserError if there is none."""
     spelled = column if column in frame.columns else spelling.spell_like([column], frame.columns)[0]
     if spelled not in frame.columns:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The archives that lie in a competition's folder, unpacked elsewhere: nothing is written to that folder."""
+"""Unpacks the archives in a competition's folder, outside it: nothing is written to that folder."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from earshot.core.errors import TemporaryError, UserError, raise_if_temporary
 from earshot.core.file_names import format_ids, is_audio, to_text
 from earshot.core.files import hash_value
 
-LEVELS, DEEP = 2, 2  # archives in archives; folders that archives are looked for in
+LEVELS, DEEP = 2, 2  # levels of archives in archives; levels of folders that are searched for archives
 LINKS, INNER_LINKS, STORE = "unpacked", "unpacked_inner", ".archives"
-OVERHEAD = 1 << 10  # bytes that a file takes on a disk however small it is
+OVERHEAD = 1 << 10  # bytes of disk that even a small file takes
 
 
 @dataclass
 class Archive:
-    """A zip or tar that was found.
+    """A zip or tar in a folder.
 
-    path: of its file. place: where that is, as a path relative to the competition. into: the folder that it
-    is unpacked to. members: what is to be unpacked; None where that is done.
+    path: of its file. place: its path relative to the competition. into: the folder that it is unpacked to.
+    members: the files to unpack; None where it is unpacked.
     """
 
     path: Path
@@ -38,10 +38,10 @@ class Archive:
     state: str = ""
 
     def inspect(self) -> bool:
-        """See what is in it; False if its files lie beside it already.
+        """List its members; False if its files lie beside it already.
 
         Raises:
-            UserError: it cannot be read, or is not to be trusted.
+            UserError: it can't be read, or is not safe to unpack.
         """
         assert self.kind is not None
         with zip_file.report_errors(self.path, self.into), self.kind.open_archive(self.path) as archive:
@@ -51,11 +51,11 @@ class Archive:
             self.members = self.kind.check_members(archive, self.path)
         names = [name for _, name in self.members]
         if not any(is_audio(n) or n.lower().endswith((".csv", ".tsv")) or is_unpackable(n) for n in names):
-            self.members = []  # pictures, documents: an empty folder says next time that nothing is wanted
+            self.members = []  # pictures, documents: an empty folder marks the archive as done
         return not self.members or not self._is_unpacked_beside()
 
     def _is_unpacked_beside(self) -> bool:
-        """Do files of the same names and sizes lie where someone would have unpacked it?"""
+        """Do files of the same names and sizes lie where the user may have unpacked it?"""
         sizes = {posixpath.normpath(name): self.get_member_size(info) for info, name in self.members or ()}
         beside, below = (
             self.path.parent,
@@ -68,7 +68,7 @@ class Archive:
 
         if has_all(beside, 0) or has_all(below, 0):
             return True
-        # in a folder of the archive's name, less the single one in it
+        # in a folder of the archive's name, without its single top folder
         return len({name.split("/")[0] for name in sizes}) == 1 and has_all(below, 1)
 
     def get_member_size(self, info: Any) -> int:
@@ -76,14 +76,14 @@ class Archive:
         return info.file_size if self.kind is zip_file else info.size
 
     def count_bytes(self) -> int:
-        """Bytes that come out of it, at least some for each file."""
+        """Bytes that it unpacks to, at least one disk block for each file."""
         if self.members is not None:
             return sum(self.get_member_size(info) + OVERHEAD for info, _ in self.members)
         paths = (Path(folder, name) for folder, _, names in os.walk(self.into) for name in names)
         return sum(max(get_size(path), 0) + OVERHEAD for path in paths)
 
     def unpack(self) -> None:
-        """Unpack it, if that has not been done."""
+        """Unpack it, unless that is done."""
         assert self.kind is not None
         module, members = self.kind, self.members
         if members is not None:
@@ -93,8 +93,8 @@ class Archive:
                 )
 
     def get_visible_path(self) -> str:
-        """Where its files are seen: beside it if all lie in a folder of its name, or are one table, else in
-        such a folder."""
+        """The folder in which its files appear: the archive's own if all lie in a folder of its name, or are
+        one table; else one with the archive's name."""
         tops = link_folder.list_visible(self.into)
         parent, name = posixpath.split(self.place)
         stem = archive_names.strip_archive_suffix(name)
@@ -104,13 +104,14 @@ class Archive:
         return posixpath.join(parent, stem)
 
     def list_hidden_paths(self) -> list[str]:
-        """The paths that need not be seen any more."""
+        """The paths to hide once it is unpacked."""
         return [self.place]
 
 
 @dataclass
 class ParquetSplit(Archive):
-    """The parquet files of one split, which may hold audio. names: of all of them, beside the first."""
+    """The parquet files of one split, which may hold audio. names: of all of them, in the folder of the
+    first."""
 
     names: tuple[str, ...] = ()
     split: str = ""
@@ -144,12 +145,12 @@ class ParquetSplit(Archive):
 
 
 def is_unpackable(name: str) -> bool:
-    """Whether a file name is that of something to be unpacked."""
+    """Whether a file name is that of an archive to unpack."""
     return archive_names.is_zip(name) or archive_names.is_tar(name) or parquet.is_parquet(name)
 
 
 def get_size(path: Path) -> int:
-    """Bytes of a file; -1 where there is none."""
+    """Size of a file in bytes; -1 where there is none."""
     try:
         return os.path.getsize(path) if os.path.isfile(path) else -1
     except OSError as error:
@@ -158,10 +159,10 @@ def get_size(path: Path) -> int:
 
 
 def find_archives(folder: Path, place: str, store: Path) -> tuple[list[Archive], list[str]]:
-    """The archives at most a few folders below a folder, and the names of those that Earshot cannot read.
+    """The archives at most a few levels below a folder, and the names of those that Earshot can't read.
 
     Args:
-        place: where the folder is seen in the competition, "" for its top. store: where things are unpacked.
+        place: the folder's path in the competition, "" for its top. store: where archives are unpacked to.
     """
     archives: list[Archive] = []
     closed: list[str] = []
@@ -188,7 +189,7 @@ def find_archives(folder: Path, place: str, store: Path) -> tuple[list[Archive],
 
 
 def find_original_folder(folder: Path) -> Path:
-    """What a folder that Earshot unpacked or linked stands for: the linked folder, or the top of a zip.
+    """The original of a folder that Earshot unpacked or linked: the linked folder, or the top of a zip.
 
     Raises:
         TemporaryError: the linked folder is not there: its drive may be away.
@@ -197,16 +198,16 @@ def find_original_folder(folder: Path) -> Path:
     if source is None:
         return zip_file.find_content_root(folder)
     if not source.is_dir():
-        raise TemporaryError(f"{folder} links to the files of {source}, which is not there: bring it back")
+        raise TemporaryError(f"{folder} links to the files of {source}, which is missing: bring it back")
     return source
 
 
 def open_folder(root: Path, beside: Path) -> tuple[Path, list[str]]:
-    """A competition's folder as it would be, were its archives unpacked in place, and lines about that.
+    """A competition's folder as if its archives were unpacked in place, and lines about that.
 
     Args:
-        beside: the folder of the competition's outputs. There the archives are unpacked, and a folder of
-            links shows their files together with those of `root`.
+        beside: the folder of the competition's outputs. The archives are unpacked there, and a folder of
+            links joins their files with those of `root`.
     Returns:
         The folder of links, or `root` where there is nothing to unpack.
     Raises:
@@ -229,7 +230,7 @@ def open_folder(root: Path, beside: Path) -> tuple[Path, list[str]]:
         shadowed = link_folder.link_files(links, root, more, hidden)
         shown = links
         names = format_ids([to_text(archive.place) for archive in done], 5)
-        notes.insert(0, f"unpacked: {names} -> {links} (with links to all else in {root})")
+        notes.insert(0, f"unpacked: {names} -> {links} (with links to the other files in {root})")
         if shadowed:
             notes.append(
                 f"warning: {format_ids(map(to_text, shadowed))} differs from the file of that name in an "
@@ -239,7 +240,7 @@ def open_folder(root: Path, beside: Path) -> tuple[Path, list[str]]:
         if not closed:
             raise UserError(f"no audio in {root}: {wrong[0]}")
         raise UserError(
-            f"no audio in {root} but in what Earshot cannot read: "
+            f"no audio in {root} except in archives that Earshot can't read: "
             f"{archive_names.format_unpack_hint(closed)}; unpack all of them, and give the folder that they "
             "are unpacked to"
         )
@@ -251,14 +252,14 @@ def unpack_all(
 ) -> tuple[list[Archive], list[str], list[str]]:
     """Unpack archives and those in them.
 
-    All that comes out of them together is bounded as it is for one: many small ones, or one in another, may
-    be a bomb where each is none.
+    Their total size is limited as it is for one: many small archives, or nested ones, may be a zip bomb where
+    each alone is none.
 
     Args:
-        closed: takes the names of inner ones that Earshot cannot read.
+        closed: receives the names of inner archives that Earshot can't read.
     Returns:
-        Those that were unpacked, now or earlier; the names of those whose files lie beside them; why others
-        cannot be.
+        The unpacked archives, now or earlier; the names of those whose files lie beside them; why others
+        failed.
     """
     done: list[Archive] = []
     unpacked: list[str] = []

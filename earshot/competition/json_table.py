@@ -1,4 +1,4 @@
-"""Tables that are written as JSON: a row per line (metadata.jsonl), a list of rows, rows by their ids."""
+"""JSON tables: a row per line (metadata.jsonl), a list of rows, or rows by their ids."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pandas as pd
 
 from earshot.core.errors import UserError, raise_if_temporary
 
-MOST = 10  # .json files; where there are more, they are notes on single clips
+MOST = 10  # .json files; more than that are annotations of single clips
 BYTES = 2**29
 ID = "id"
 
 
 def find_tables(root: Path, paths: Sequence[str]) -> list[str]:
-    """Those of some files that are tables, by their contents."""
+    """The files that are tables, by their content."""
     json_paths = [p for p in paths if p.lower().endswith(".jsonl")]
     single = [p for p in paths if p.lower().endswith(".json")]
     if len(single) <= MOST:
@@ -39,7 +39,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """A JSON table as text; the index counts rows from 1 (of a .jsonl its lines), lists look like ['a', 'b'].
 
     Raises:
-        UserError: it cannot be read, or is no table.
+        UserError: it can't be read, or is not a table.
     """
     rows = _read_rows(path)
     columns = list(dict.fromkeys(str(name) for row in rows.values() for name in row))
@@ -62,12 +62,14 @@ def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
                 whole = [row if ID in row else {ID: key, **row} for key, row in whole.items()]
             records = dict(enumerate(whole if isinstance(whole, list) else [], 1))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {str(error) or 'it is nested too deep'}") from None
+        raise UserError(f"can't read {path}: {str(error) or 'it is nested too deep'}") from None
     except OSError as error:
         raise_if_temporary(path, error)
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+        raise UserError(f"can't read {path}: {error.strerror or error}") from None
     if not records or not all(isinstance(row, dict) for row in records.values()):
-        raise UserError(f"cannot read {path}: it is no table: one object per row with the same names")
+        raise UserError(
+            f"can't read {path}: not a table: it needs one object per row, all with the same names"
+        )
     return records
 
 

@@ -1,4 +1,4 @@
-"""Well-known data sets: how each is recognised and read, one small YAML file each in `known/`."""
+"""Well-known data sets: a small YAML file each in `known/` says how it is recognised and read."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def _load_layouts() -> list[dict[str, Any]]:
 
 
 def _matches_most(pattern: str, paths: Sequence[str]) -> bool:
-    """Does a label pattern match most of the audio that is not to be predicted?"""
+    """Does a label pattern match most of the labelled audio?"""
     clips = [p for p in paths if is_audio(p) and find_side(p.rpartition("/")[0]) != "subm"]
     return 2 * sum(bool(re.search(pattern, path)) for path in clips) > len(clips)
 
 
 def match_layout(paths: Sequence[str], headers: Callable[[str], list[list[str]]]) -> Reading:
-    """The settings of the known layout that these files are; empty ones where they are none.
+    """The settings of the known layout that these files have; empty settings where there is none.
 
     Args:
         paths: all files, relative to the folder.
-        headers: gives the headers of the csv files of a name, or of the sample submission by "sample".
+        headers: returns the headers of the csv files with a name, or of the sample submission for "sample".
     """
 
     def is_present(pattern: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which column of a table is the label where its name does not say it."""
+"""The label column of a table without a telling column name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from earshot.core.shell import quote
 
 
 def suggest_label_pattern(files: Files) -> str:
-    """The end of an error: the flag where the files' names may hold the labels; "" where they do not."""
+    """The end of an error: the flags that read labels from the file names; "" where they hold none."""
     ways = [*folder_levels.suggest_flags(files.audio)[:1], *name_parts.suggest_flags(files.audio)]
     return f"; if the labels are in the names, {ways[0]}" if files.audio and ways else ""
 
 
 def number_columns(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
-    """A table without a header: columns of 0 and 1 are called by their number, 1 for the first behind the
+    """A table without a header: columns of 0 and 1 are named by their number, 1 for the first after the
     ids."""
     rest = [c for c in frame.columns if c != id_column]
     if len(rest) > 1 and all(labels.is_binary_column(frame[c]) for c in rest):
@@ -37,8 +37,8 @@ def number_columns(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
 
 
 def choose_label_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:
-    """In a table without a header, the column that can be the label: one that repeats folders of the paths,
-    else the one of fewest values."""
+    """The possible label column of a table without a header: one that repeats the folders of the paths, else
+    the one with the fewest values."""
     rest = [c for c in frame.columns if c != id_column]
     if all(labels.is_binary_column(frame[c]) for c in rest):
         return None
@@ -56,8 +56,8 @@ def choose_label_column(files: Files, frame: pd.DataFrame, id_column: str) -> st
 
 
 def find_folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:
-    """The column whose values are the names of the audio's folders, where there are two or more; no source
-    (a site) or split, where another column may be the label."""
+    """The column whose values are the names of the audio's folders, at least two; not a source (a site) or a
+    split, where another column may be the label."""
     rows = frame.iloc[:: max(1, len(frame) // 2000)]
     folders = [
         paths_of_id[0].split("/")[-2]
@@ -82,7 +82,7 @@ def find_folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str
 def explain_unclear_label(
     csv: Path, frame: pd.DataFrame, id_column: str, reading: Reading, source: str | None
 ) -> str:
-    """The error that the label is not clear, with the columns that can be it."""
+    """The error that the label column is not clear, with the possible ones."""
     can = [
         c
         for c in frame.columns
@@ -94,6 +94,6 @@ def explain_unclear_label(
     flags = [f"--label-column {quote(column)}" for column in can[:6]]
     hint = f": {' or '.join([reading.format_command(flags[0]), *flags[1:]])}" if can else ""
     return (
-        f"which column of {csv} is the label is not clear: it has {format_list(frame.columns)}; "
+        f"can't tell which column of {csv} is the label: it has {format_list(frame.columns)}; "
         f"pass --label-column, or --task multilabel for columns of 0 and 1{hint}"
     )

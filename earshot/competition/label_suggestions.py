@@ -1,4 +1,4 @@
-"""Which label a text may mean, and the flag that renames labels to what a sample submission has."""
+"""Suggestions: the label that a text may mean, and the flag that renames labels to a sample's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from os.path import commonprefix
 
 from earshot.core import spelling
 
-AFFIX = 40  # characters at most that all columns may have around the class: each pair of lengths is tried
+AFFIX = 40  # most characters that all columns may have around the class: each pair of lengths is tried
 
 
 def suggest_label_map(columns: Sequence[str], classes: Sequence[str]) -> str:
-    """The flag that spells the classes as columns do that differ in case, blanks and what all have around;
+    """The flag that renames the classes to columns that differ in case, blanks and a common prefix or suffix;
     "" where they differ by more."""
     known = {spelling.to_loose_key(name): name for name in classes}
     loose_columns = [spelling.to_loose_key(column) for column in columns]
@@ -25,7 +25,7 @@ def suggest_label_map(columns: Sequence[str], classes: Sequence[str]) -> str:
     }
     if len(known) < len(classes) or len(pairs) < len(columns):
         return ""
-    return f" ({format_label_map(pairs)} spells them so)"
+    return f" ({format_label_map(pairs)} renames them)"
 
 
 def format_label_map(pairs: dict[str, str]) -> str:
@@ -34,8 +34,8 @@ def format_label_map(pairs: dict[str, str]) -> str:
 
 
 def match_affixes(columns: Sequence[str], classes: Sequence[str], bare: bool = False) -> dict[str, str]:
-    """The class of each column, where all have one text before or behind it (s0, s1 for 0, 1; `bare`: or
-    nothing); {} without."""
+    """The class of each column where all have one prefix or suffix (s0, s1 for 0, 1; `bare`: or none); else
+    {}."""
     known = {spelling.to_key(name): name for name in classes}
     before = commonprefix(list(columns))
     behind = commonprefix([column[::-1] for column in columns])[::-1]
@@ -49,7 +49,7 @@ def match_affixes(columns: Sequence[str], classes: Sequence[str], bare: bool = F
 
 
 def suggest_label(text: str, classes: Sequence[str]) -> str:
-    """ ": did you mean ...?" where a label of another spelling comes close, else nothing."""
+    """ ": did you mean ...?" where a label is spelled alike, else nothing."""
     near_label = spelling.find_near(text, classes)
     return (
         f": did you mean {' for '.join(reversed(spelling.quote_apart(text, near_label)))}?"

@@ -1,4 +1,4 @@
-"""The clips of a csv that has their labels."""
+"""The clips of a csv with labels."""
 
 from __future__ import annotations
 
@@ -30,18 +30,16 @@ def build_labelled_rows(
 ) -> pd.DataFrame:
     """The clips of a labelled csv; rows without a file, an id or a label go to `layout.missing`.
 
-    Several rows of one clip make one clip with the labels of all of them, where clips may have several. Those
-    of the hold-out without a file stay all the same: they get, and so are scored by, the class prior.
+    Where clips may have several labels, the rows of one clip are merged into one with all their labels. Clips
+    of the hold-out without a file are kept: they are filled with the class prior, and scored by it.
     """
     assert layout.written is not None
     raw = layout.written.read_column(frame, csv)
     odd = raw[raw.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.as_tuple(v)))]
     if len(odd):
         raise UserError(
-            f"{csv}, line {odd.index[0]}: the label {format_cell(labels.as_tuple(odd.iloc[0])[0])} holds a "
-            "line "
-            "break "
-            "or a control character: a quote is missing?"
+            f"{csv}, line {odd.index[0]}: the label {format_cell(labels.as_tuple(odd.iloc[0])[0])} has a "
+            "line break or a control character: is a quote missing?"
         )
     values = pd.Series(layout.unify_spellings(list(raw)), index=raw.index, dtype=object)
     clash = values.groupby(frame[id_column]).nunique()
@@ -77,11 +75,10 @@ def build_labelled_rows(
         one = values[frame[id_column] == clash[0]].drop_duplicates()[:2]
         two = [format_list(labels.as_tuple(v)) or "none" for v in one]
         raise UserError(
-            f"{csv} gives {format_cell(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} "
-            "and "
-            f"{one.index[1]}): "
+            f"{csv} gives {format_cell(clash[0])} two labels, {two[0]} and {two[1]} (lines "
+            f"{one.index[0]} and {one.index[1]}): "
             + (
-                "write a copy with a row per clip, such as what most of its rows say"
+                "write a copy with a row per clip, such as the majority of its rows"
                 if layout.written.multilabel
                 else "keep one, or give --task multilabel if a clip may have both"
             )
@@ -90,7 +87,7 @@ def build_labelled_rows(
     if layout.written.columns[0] in frame:
         hidden = frame[layout.written.columns[0]].str.strip() == labels.TO_PREDICT
     if hidden.any():
-        layout.notes.append(f"{csv.name}: {hidden.sum()} rows have ? as label, which is to be predicted")
+        layout.notes.append(f"{csv.name}: {hidden.sum()} rows have the label ?: to be predicted")
         frame, values = frame[~hidden], values[~hidden]
     repeated = frame[id_column].duplicated() & frame[id_column].str.strip().ne("")
     if repeated.any() and clash:
@@ -105,7 +102,9 @@ def build_labelled_rows(
     paths = files.resolve_ids(list(frame[id_column]), split)
     keep = []
     for row, (clip_id, label, path) in enumerate(zip(frame[id_column], values, paths, strict=True)):
-        known = label != labels.MISSING  # not `if label`: a row of zeros is known to have no label
+        known = (
+            label != labels.MISSING
+        )  # not `if label`: a row of zeros is a clip without any label, not a missing one
         if known and (path or split == "test"):
             keep.append(row)
         if not (known and path):
@@ -132,18 +131,18 @@ def build_labelled_rows(
 
 
 def has_time_columns(frame: pd.DataFrame) -> bool:
-    """Has a table columns of times?"""
+    """Does a table have columns of times?"""
     return any(TIMES.fullmatch(str(column)) for column in frame.columns)
 
 
 def has_several_rows(frame: pd.DataFrame, id_column: str, label: str) -> bool:
-    """Are the rows events: times, and clips that have several rows of different labels?"""
+    """Are the rows events: with times, and several rows of different labels for a clip?"""
     return has_time_columns(frame) and bool((frame.groupby(id_column)[label].nunique() > 1).any())
 
 
 def group_shared_files(files: Files, clips: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """Training clips that are one audio file under several ids get a group in common: no fold may tell the
-    other's answer. Those of --extra-csv that are in the hold-out are left out."""
+    """Give training clips that are one audio file under several ids a common group, so that no fold leaks the
+    other's label. Clips of --extra-csv that are in the hold-out are left out."""
     held = set(clips["path"][clips["split"].eq("test")]) - {""}
     both = clips["split"].eq("train") & clips["path"].isin(held)
     only = both & clips["fold"].eq(TRAIN_ONLY)

@@ -1,4 +1,4 @@
-"""How a csv writes the labels of a clip: one, several in a cell, or a 0/1 column per class."""
+"""The label format of a csv: one label, several in a cell, or a 0/1 column per class."""
 
 from __future__ import annotations
 
@@ -37,24 +37,23 @@ LABEL_NAMES = (
 LAST_WORD = re.compile(
     r"(?!second|source|sub)[a-z]+[_ ](labels?|class|category|species|genre|emotion|tags)", re.I
 )
-LIST = "[]"  # stands for cells such as ['owl', 'jay']
+LIST = "[]"  # cells such as ['owl', 'jay']
 MARKS = (";", "|", ",")  # a comma last: labels between semicolons may hold one
 ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"\[\]][^,\[\]]*)")
 MISSING = ""
-TO_PREDICT = "?"  # a label cell of a clip whose label is hidden
+TO_PREDICT = "?"  # the label cell of a clip whose label is hidden
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
-MOST_GRADES = 20  # distinct numbers with a fraction: more are a quantity
+MOST_GRADES = 20  # most distinct numbers with a fraction: more than that are a quantity
 PLURAL = ("labels", "tags", "classes", "categories", "genres", "species_ids", "ebird_codes")
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Where a csv keeps its labels, and how a cell is read.
+    """The label columns of a csv, and how a cell is read.
 
-    columns: one, or a 0/1 column per class.
-    multilabel: any number of labels a clip, read as a sorted tuple; else one, read as text.
-    separator: what stands between the labels of a cell; None for one label or for 0/1 columns.
-    empty_is_none: does an empty cell mean a clip without any of the classes, or a label that is missing?
+    columns: one, or a 0/1 column per class. multilabel: any number of labels a clip, read as a sorted tuple;
+    else one, read as text. separator: between the labels of a cell; None for one label or for 0/1 columns.
+    empty_is_none: an empty cell means a clip without any of the classes; else a missing label.
     """
 
     columns: tuple[str, ...]
@@ -69,12 +68,12 @@ class Labels:
 
     @property
     def classes(self) -> list[str] | None:
-        """The labels that there are, where the csv names them in its header."""
+        """The classes, where the csv has them in its header."""
         return list(self.columns) if len(self.columns) > 1 else None
 
     @property
     def about(self) -> str:
-        """What the user is told about the columns."""
+        """The columns in words."""
         if self.classes:
             return f"{len(self.columns)} label columns of 0 and 1, {', '.join(self.columns[:3])} ..."
         between = {None: "", " ": " of several labels between blanks", LIST: " of lists of labels"}
@@ -83,7 +82,7 @@ class Labels:
         )
 
     def is_known_in(self, frame: pd.DataFrame) -> bool:
-        """Does another csv hold these labels too?"""
+        """Does another csv have these labels, too?"""
         if not set(self.columns) <= set(frame.columns):
             return False
         if not self.classes:
@@ -111,8 +110,7 @@ class Labels:
                 ones = [column for column, cell in zip(self.columns, row, strict=True) if is_one(cell)]
                 if not self.multilabel and len(ones) != 1:
                     raise UserError(
-                        f"{csv}, line {line}: {len(ones)} of the label columns are 1: "
-                        "--task multilabel reads them"
+                        f"{csv}, line {line}: {len(ones)} of the label columns are 1: use --task multilabel"
                     )
                 values.append(tuple(sorted(ones)) if self.multilabel else ones[0])
         return pd.Series(values, index=frame.index, dtype=object)
@@ -123,34 +121,34 @@ def detect_format(
     csv: Path,
     id_column: str,
     sample_columns: list[str],
-    answers: list[str],
+    value_columns: list[str],
     task: str = "auto",
     named: str | None = None,
 ) -> tuple[Labels | None, list[str]]:
-    """Where a train csv keeps its labels; None if that is not clear.
+    """The label format of a train csv; None if that is not clear.
 
-    Several labels a clip are seen by 0/1 columns (those of the sample submission, or most columns where none
-    is clearly the label), or by cells that fall apart into nothing but columns of the sample submission.
+    Several labels a clip are recognised by 0/1 columns (those of the sample submission, or most columns where
+    none is clearly the label), or by cells whose parts are all columns of the sample submission.
 
     Args:
-        sample_columns: the sample submission's columns; `answers`: those but its ids.
+        sample_columns: the sample submission's columns; `value_columns`: all but the ids.
         task: "auto", "single" or "multilabel".
         named: the label column that the user names.
     Returns:
-        the labels, and lines to say about them.
+        the label format, and lines about it.
     """
     left = [name for name in frame.columns if name not in (id_column, "fold", "group")]
     column = named or find_label_column(frame, id_column, sample_columns)
     binary = [] if named else [name for name in left if is_binary_column(frame[name])]
-    answers_are_binary = len(answers) > 1 and set(answers) <= set(binary)
-    if not named and not answers_are_binary and len(answers) > 1 and set(answers) <= set(left):
-        odd = next(name for name in answers if name not in binary)
+    values_are_binary = len(value_columns) > 1 and set(value_columns) <= set(binary)
+    if not named and not values_are_binary and len(value_columns) > 1 and set(value_columns) <= set(left):
+        odd = next(name for name in value_columns if name not in binary)
         cell = next(cell for cell in frame[odd] if not is_binary_column(pd.Series([cell])))
         raise UserError(
-            f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r}, and not 0 and 1 "
-            "alone: correct that, or name the column of labels with --label-column"
+            f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r} besides 0 "
+            "and 1: correct that, or name the label column with --label-column"
         )
-    # Flags such as "verified" are 0 and 1, too: unless told, they are labels only where little else is there.
+    # Flags such as "verified" are 0 and 1, too: by default they are labels only where few other columns are.
     if column is not None:
         mostly = task == "multilabel" and column in binary
     elif task == "multilabel":
@@ -158,14 +156,14 @@ def detect_format(
     else:
         words = any(can_be_label(frame[name]) for name in left if name not in binary)
         mostly = 2 * len(binary) > len(left) and not words
-    if answers_are_binary or len(binary) > 1 and mostly:
-        label_format = Labels(tuple(answers if answers_are_binary else binary), task != "single")
+    if values_are_binary or len(binary) > 1 and mostly:
+        label_format = Labels(tuple(value_columns if values_are_binary else binary), task != "single")
         check_duplicate_headers(left, label_format.columns, csv)
         if not label_format.multilabel:
             return label_format, []
         if any(len(labels) != 1 for labels in label_format.read_column(frame, csv)):
             return label_format, []
-        if task == "auto":  # one label a clip, written as columns: its probabilities have to add up to one
+        if task == "auto":  # one label a clip, as columns: the probabilities have to sum to one
             return Labels(label_format.columns, False), [
                 "every row has one 1, so one label a clip: --task multilabel if clips may have more"
             ]
@@ -173,7 +171,7 @@ def detect_format(
     if column is None or task == "single":
         return column and Labels((column,)), []
     cells = [cell for cell in frame[column].str.strip().unique() if cell]
-    separator = find_separator(cells, answers if len(answers) > 1 else [])
+    separator = find_separator(cells, value_columns if len(value_columns) > 1 else [])
     if task == "multilabel":
         notes = []
         several = any(len(split_cell(cell, separator)) > 1 for cell in cells)
@@ -181,9 +179,9 @@ def detect_format(
             notes = [f"--task multilabel, but no row of {csv.name} has several labels"]
         return Labels((column,), True, separator), notes
     # "bass guitar" is one label beside "bass" and "guitar"
-    if len(answers) > 1 and set(spelling.to_keys(cells)) <= set(spelling.to_keys(answers)):
+    if len(value_columns) > 1 and set(spelling.to_keys(cells)) <= set(spelling.to_keys(value_columns)):
         return Labels((column,)), []
-    if len(answers) > 1 and is_fully_separable(cells, separator, answers):
+    if len(value_columns) > 1 and is_fully_separable(cells, separator, value_columns):
         return Labels((column,), True, separator), []
     if re.split("[_ ]", column.lower())[-1] in PLURAL and is_separable(cells, separator):
         return Labels((column,), True, separator), [
@@ -196,7 +194,7 @@ def warn_fractional_labels(frame: pd.DataFrame, csv: Path, label_format: Labels)
     """A warning where the labels are numbers with a fraction.
 
     Raises:
-        UserError: there are so many of them that they are a quantity, and no classes.
+        UserError: there are so many of them that they are a quantity, not classes.
     """
     cells = [cell for cell in frame[label_format.columns[0]].str.strip() if cell not in (MISSING, TO_PREDICT)]
     distinct = set(spelling.to_keys(cells))
@@ -208,15 +206,15 @@ def warn_fractional_labels(frame: pd.DataFrame, csv: Path, label_format: Labels)
     what = f"column {label_format.name} of {csv} holds numbers such as {fraction}"
     if len(distinct) > MOST_GRADES or 2 * len(distinct) > len(cells) > 4:
         raise UserError(
-            f"{what}: Earshot tells classes apart and predicts no quantities; make classes of them, or name "
+            f"{what}: Earshot predicts classes, not quantities; make classes of them, or name "
             "another column with --label-column"
         )
-    return [f"warning: {what}: each is a class of its own, as Earshot predicts no quantities"]
+    return [f"warning: {what}: each is a class of its own (Earshot predicts no quantities)"]
 
 
 def is_separable(cells: list[str], separator: str) -> bool:
-    """Do distinct cells fall apart into labels that recur in others, so that there are fewer labels than
-    cells, or most occur in two?"""
+    """Do the parts of distinct cells recur, so that there are fewer parts than cells, or most parts occur
+    twice?"""
     parts = [set(split_cell(cell, separator)) for cell in cells]
     if all(len(labels) < 2 for labels in parts):
         return False
@@ -226,7 +224,7 @@ def is_separable(cells: list[str], separator: str) -> bool:
 
 
 def check_duplicate_headers(headers: Iterable[str], columns: Sequence[str], csv: Path) -> None:
-    """A UserError where two headers of a csv are one of the label columns."""
+    """UserError where two headers of a csv are the same label."""
     known = set(spelling.to_keys(columns))
     own_headers = [header for header in headers if spelling.to_key(header) in known]
     for twins in spelling.group_alike(own_headers, spelling.to_key):
@@ -238,7 +236,7 @@ def check_duplicate_headers(headers: Iterable[str], columns: Sequence[str], csv:
 def warn_missing_labels(
     label_format: Labels, frame: pd.DataFrame, known: Iterable[str], name: str
 ) -> list[str]:
-    """A warning where a csv without the labels seems to have some of them, or all in another spelling.
+    """A warning where a csv without labels has some of the label columns, or similar ones.
 
     Args:
         known: the train csv's headers. name: of the csv without the labels.
@@ -295,8 +293,8 @@ def can_be_label(cells: pd.Series) -> bool:
 
 
 def find_separator(cells: list[str], classes: list[str]) -> str:
-    """What stands between the labels of a column's cells, as it is written (", " is kept); "," where nothing
-    does.
+    """The separator between the labels of a column's cells, as written (", " is kept); "," where there is
+    none.
 
     Args:
         cells: distinct, none empty.
@@ -315,15 +313,14 @@ def find_separator(cells: list[str], classes: list[str]) -> str:
 
 
 def is_fully_separable(cells: list[str], separator: str, classes: list[str]) -> bool:
-    """Are there several labels in a cell, and are all labels of all cells among the classes?"""
+    """Does a cell have several labels, and are the labels of all cells among the classes?"""
     parts = [split_cell(cell, separator) for cell in cells]
     keys = {spelling.to_key(label) for labels in parts for label in labels}
     return any(len(labels) > 1 for labels in parts) and keys <= set(spelling.to_keys(classes))
 
 
 def suggest_multilabel(cells: list[str]) -> list[str]:
-    """A line for the user where single labels look like several in a cell: their parts mostly occur alone as
-    well."""
+    """A warning where single labels look like several in a cell: most parts also occur alone."""
     separator, alone = find_separator(cells, []), set(cells)
     separable = [cell for cell in cells if len(split_cell(cell, separator)) > 1]
     parts = {part for cell in separable for part in split_cell(cell, separator)}
@@ -334,7 +331,7 @@ def suggest_multilabel(cells: list[str]) -> list[str]:
 
 
 def split_cell(cell: str, separator: str) -> list[str]:
-    """The labels of a cell, as they stand there."""
+    """The labels of a cell, unchanged."""
     if separator == LIST:
         return [next(filter(None, match), "").strip() for match in ITEM.findall(cell) if any(match)]
     mark = separator.strip()
@@ -342,16 +339,16 @@ def split_cell(cell: str, separator: str) -> list[str]:
 
 
 def list_words(cell: str) -> list[str]:
-    """What stands between the marks and blanks of a cell, where it has some."""
+    """The words between the punctuation and blanks of a cell, where it has several."""
     words = re.split(r"[\s;|,]+", cell.strip())
     return words if len(words) > 1 else []
 
 
 def join_labels(labels: list[str], separator: str) -> str:
-    """Labels as a cell: what `split_cell` takes apart."""
+    """Labels as a cell, which `split_cell` splits."""
     return str(list(labels)) if separator == LIST else separator.join(labels)
 
 
 def as_tuple(label: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The labels of a clip, of whichever task."""
+    """The labels of a clip, single-label or multi-label."""
     return label if isinstance(label, tuple) else (label,)

@@ -1,4 +1,4 @@
-"""What a recogniser of layouts gives: the clips as a table, and what was found on the way."""
+"""A recognised layout: the clips as a table, and what was found with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRAIN_ONLY = -2  # the fold of clips that are always trained on and never valida
 
 @dataclass
 class Layout:
-    """What a recogniser found; the fields are those of `competition.Competition`."""
+    """A recognised layout; the fields are those of `load.Competition`."""
 
     layout: str
     clips: pd.DataFrame
@@ -27,24 +27,22 @@ class Layout:
     written: labels.Labels | None = None  # None: by folders
     missing: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    sample: pd.DataFrame | None = None  # what stands in the sample submission
+    sample: pd.DataFrame | None = None  # the sample submission's rows
     # the first row of a sample submission that is a placeholder, [] where it has none
     example: list[str] | None = None
     # the sample submission's columns of numbers, where it has several: the classes
-    asked: list[str] = field(default_factory=list)
+    submission_classes: list[str] = field(default_factory=list)
     # how a label is spelled, by its key, and the other spellings that were found
     spelled: dict[str, str] = field(default_factory=dict)
     other_spellings: set[str] = field(default_factory=set)
-    metric: str | None = None  # the contest's own, where it is known
+    metric: str | None = None  # the competition's own, where it is known
     group_column: str | None = "group"  # the tables' column of sources, which need not be there
-    guessed_groups: bool = False  # no one said that these are the sources
-    renamed: Callable[[str], str] | None = (
-        None  # what --label-map makes of a label; "": its clips are left out
-    )
+    guessed_groups: bool = False  # the groups are a guess
+    renamed: Callable[[str], str] | None = None  # renames a label by --label-map; "": its clips are left out
 
     def unify_spellings(self, values: list) -> list:
-        """The labels of clips (text, or tuples of several) in one spelling each: what was read first keeps
-        its own; the commonest otherwise."""
+        """The labels of clips (text, or tuples of several) with one spelling each: the one that was read
+        first, else the commonest."""
         values = [self._apply_renames(value) for value in values]
         spelling.settle((label for value in values for label in labels.as_tuple(value)), self.spelled)
         return [self._unify_spelling(value) for value in values]

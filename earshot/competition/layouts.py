@@ -1,5 +1,5 @@
-"""How a competition lays out its files: recognises tables beside audio, a folder per class, or labels in the
-files' names, by the files themselves."""
+"""Recognises the layout of a competition's files: tables beside audio, a folder per class, or labels in the
+file names."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from earshot.core.shell import quote
 
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
 UNREAD = re.compile(r"\.(xlsx|json|jsonl)$")
-AGREE = 0.95  # of a csv's labels with the folders: then the folders say it all, but for a few odd rows
+AGREE = 0.95  # share of a csv's labels that equal the folders, which then are the labels
 
 
 def recognise_layout(root: Path, reading: Reading) -> Layout:
     """The layout of the folder.
 
     Args:
-        reading: what the user says of it.
+        reading: the user's settings.
     Raises:
-        UserError: nothing known, something ambiguous, or an option that names what is not there.
+        UserError: no known layout, something ambiguous, or a flag that names what does not exist.
     """
     files = Files(root)
     notes = copies.choose_folder(files, reading.audio_folder)
@@ -99,7 +99,7 @@ def _choose_layout(files: Files, tables: Tables, sample: str | None, reading: Re
     if by_folder is not None:
         if reading.task == "multilabel":
             raise UserError(
-                f"--task multilabel: in {files.root} the folders are the labels, so that a clip has one: "
+                f"--task multilabel: in {files.root} the folders are the labels, so each clip has one: "
                 "give a csv of labels"
             )
         by_folder.notes += [
@@ -122,7 +122,7 @@ def _choose_layout(files: Files, tables: Tables, sample: str | None, reading: Re
 
 
 def is_sample_name(path: str) -> bool:
-    """Is a file called like a sample submission?"""
+    """Is a file named like a sample submission?"""
     name = Path(path).name.lower()
     return "sample" in name and "sub" in name
 
@@ -162,7 +162,7 @@ def _has_same_columns(tables: Tables, path: str, train: Table) -> bool:
 
 
 def _open_outside(tables: Tables, path: Path) -> Table:
-    """A table that a flag names, which may lie anywhere."""
+    """A table that a flag names, anywhere on the disk."""
     inside = next((p for p in tables.paths if (tables.files.root / p).samefile(path)), None)
     return tables.read_table(inside if inside is not None else str(path.absolute()))
 
@@ -170,13 +170,13 @@ def _open_outside(tables: Tables, path: Path) -> Table:
 def _find_training_tables(
     files: Files, tables: Tables, rest: list[str], sample: str | None, reading: Reading
 ) -> list[Table]:
-    """The tables of training clips; none where folders say it, or nothing does.
+    """The tables of training clips; none where folders are the labels, or nothing is.
 
     Raises:
         UserError: several may be it, and they differ.
     """
     csvs = [path for path in rest if path.lower().endswith(".csv")]
-    if not csvs:  # a .tsv beside a csv is a side matter
+    if not csvs:  # a .tsv beside a csv counts less
         csvs = [path for path in rest if path.lower().endswith(".tsv")]
     if not csvs:
         csvs = [path for path in rest if file_lists.FOLD.fullmatch(Path(path).stem) is None]
@@ -195,7 +195,7 @@ def _find_training_tables(
         try:
             tables.read_table(path)
             readable.append(path)
-        except UserError as error:  # of a csv that may have nothing to do with the clips
+        except UserError as error:  # the csv may have nothing to do with the clips
             broken = broken or error
     esc = [path for path in readable if set(tables.read_table(path).frame.columns) >= ESC_COLUMNS]
     if len(esc) == 1:
@@ -212,7 +212,7 @@ def _find_training_tables(
         return candidates
     if clear:
         raise UserError(_explain_several_tables(files, clear, "train csv", reading))
-    # a lone table may hold the labels in a way of its own; a broken one may be what was meant
+    # a single table may have labels in another way; a broken one may be the right one
     if len(readable) == 1 and files.audio and not has_class_folders():
         return [tables.read_table(readable[0])]
     if broken and not has_class_folders():
@@ -221,7 +221,7 @@ def _find_training_tables(
 
 
 def _choose_named_tables(files: Files, tables: Tables, named: list[str], reading: Reading) -> list[Table]:
-    """Of the tables that are called after training the one that is meant, or those that are one in parts.
+    """The training table among those named so, or several that are its parts.
 
     Raises:
         UserError: several may be it, and they differ.
@@ -243,7 +243,7 @@ def _choose_named_tables(files: Files, tables: Tables, named: list[str], reading
 
 
 def _is_bare_list(tables: Tables, path: str) -> bool:
-    """Is a table a bare list of clips, without a header?"""
+    """Is a table just a list of clips, without a header?"""
     try:
         table = tables.read_table(path)
     except UserError:
@@ -252,7 +252,7 @@ def _is_bare_list(tables: Tables, path: str) -> bool:
 
 
 def _is_clear_table(tables: Tables, path: str, reading: Reading) -> bool:
-    """Does a table name audio files and have a column that can be their label?"""
+    """Does a table name audio files, and have a possible label column?"""
     try:
         table = tables.read_table(path)
     except UserError:
@@ -292,7 +292,7 @@ def _only_repeats_folders(files: Files, tables: Tables, clear: list[str]) -> boo
 
 
 def _belong_together(files: Files, tables: Tables, candidates: list[Table]) -> bool:
-    """Have tables the same columns, and do they name different files?"""
+    """Do tables have the same columns, and different files?"""
     if len({tuple(table.frame.columns) for table in candidates}) != 1:
         return False
     seen: set[str] = set()
@@ -314,7 +314,7 @@ def _explain_several_tables(files: Files, paths: list[str], what: str, reading: 
 
 
 def _warn_people_tables(tables: Tables, paths: list[str], classes: set[str]) -> list[str]:
-    """A warning where a table has a row per class folder and calls them patients, speakers or the like."""
+    """A warning where a table has a row per class folder, in a column such as patient or speaker."""
     for path in paths:
         try:
             expanded = tables.expand_by_source(path)
@@ -332,7 +332,7 @@ def _warn_people_tables(tables: Tables, paths: list[str], classes: set[str]) -> 
 
 
 def list_unread_tables(files: Files, tables: Tables) -> list[tuple[str, str]]:
-    """The tables that name most clips and may hold labels, or cannot be read, and what to do."""
+    """The tables that name most clips and may have labels, or can't be read, and what to do."""
     unread = []
     for path in tables.paths:
         if is_sample_name(path) or path.lower().endswith(".txt"):
@@ -341,7 +341,7 @@ def list_unread_tables(files: Files, tables: Tables) -> list[tuple[str, str]]:
             frame = tables.read_table(path).frame
         except UserError as error:
             why = str(error).removeprefix(str(files.root / path)).lstrip(", :")
-            unread.append((path, f"it has to be readable: {why}"))
+            unread.append((path, f"it can't be read: {why}"))
             continue
         column = find_id_column(frame, files, numbers=False)
         named: set[str] = set()
@@ -360,13 +360,13 @@ def list_unread_tables(files: Files, tables: Tables) -> list[tuple[str, str]]:
 
 
 def describe_side_files(files: Files) -> str:
-    """A line on files that are called like the clips, such as annotations; "" without any."""
+    """A line about files named like the clips, such as annotations; "" without any."""
     stems = {strip_suffix(path.rpartition("/")[2]) for path in files.audio}
     alike = [p for p in (*files.documents, *files.others) if p.rpartition("/")[2].rpartition(".")[0] in stems]
     if not alike or 2 * len(alike) < len(files.audio):
         return ""
     return (
-        f"; {len(alike)} files are called like the clips ({format_ids(alike)}): if they hold the labels, "
+        f"; {len(alike)} files are named like the clips ({format_ids(alike)}): if they hold the labels, "
         "write a csv with a row per clip, filename,label, and give it to --train-csv"
     )
 
@@ -392,6 +392,6 @@ def _explain_no_layout(files: Files, tables: Tables, reading: Reading) -> str:
     if not ways:
         ways = describe_side_files(files)
     return (
-        f"nothing that Earshot knows in {files.root}: looked for a train csv beside audio files, ESC's "
+        f"no known layout in {files.root}: looked for a train csv beside audio files, ESC's "
         f"meta/*.csv beside audio/, two or more class folders of audio; found {files.summarise()}{ways}"
     )

@@ -1,5 +1,4 @@
-"""A folder of links that shows several folders as one: a competition as it would be, were its archives
-unpacked in place."""
+"""A folder of links that merges several folders: a competition as if its archives were unpacked in place."""
 
 from __future__ import annotations
 
@@ -15,10 +14,10 @@ from earshot.core.files import hash_value
 def link_files(
     folder: Path, root: Path, more: Sequence[tuple[str, Path]], hidden: Collection[str]
 ) -> list[str]:
-    """Have `folder` show what lies below `root`, and more.
+    """Make `folder` link to the files below `root`, and to more.
 
-    A name that lies in several places is a folder of all their files; of several files the first is shown.
-    Where the links are right already nothing is touched, so that whoever reads through them is not disturbed.
+    Folders of one name are merged; of several files of one name the first is linked. Where the links are
+    right already nothing is changed, so that other processes can go on reading.
 
     Args:
         more: folders with the path in `folder` where their files are to be seen, "" for its top.
@@ -41,7 +40,7 @@ def link_files(
 
 
 def plan_links(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[str, Path], list[str]]:
-    """The links, a target for each path, and the paths of files that hide others of another size."""
+    """The links, a target for each path, and the paths of files that hide others of a different size."""
     links: dict[str, Path] = {}
     shadowed: list[str] = []
     places = [place for place, _ in sources]
@@ -49,7 +48,7 @@ def plan_links(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[
 
     def show(path: str) -> None:
         candidates = [find_target(path, place, folder) for place, folder in sources]
-        # folders of links were made of other folders, and are not shown
+        # folders of links come from other folders, and are left out
         targets = [target for target in candidates if target and zip_file.find_mirror_source(target) is None]
         if targets and not os.path.isdir(targets[0]):
             links[path] = targets[0]
@@ -57,7 +56,7 @@ def plan_links(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[
             if len(sizes) > 1:
                 shadowed.append(path)
         elif len(targets) == 1 and path not in opened:
-            links[path] = targets[0]  # a whole folder by one link
+            links[path] = targets[0]  # one link for a whole folder
         else:
             head = f"{path}/" if path else ""
             names = {name for target in targets for name in list_visible(target)}
@@ -72,7 +71,7 @@ def plan_links(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[
 
 
 def find_target(path: str, place: str, folder: Path) -> Path | None:
-    """What a folder that is shown at a place has at a path; None without anything."""
+    """The file or folder at a path of a folder that is linked at a place; None without one."""
     if place and path != place and not path.startswith(f"{place}/"):
         return None
     target = folder / path[len(place) :].lstrip("/")
@@ -80,7 +79,7 @@ def find_target(path: str, place: str, folder: Path) -> Path | None:
 
 
 def list_visible(folder: Path) -> list[str]:
-    """The names in a folder that are not hidden; none of what is no folder."""
+    """The names in a folder that are not hidden; none where it is not a folder."""
     if not os.path.isdir(folder):
         return []
     return [name for name in os.listdir(folder) if not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""What to classify: any known layout of a competition's files becomes one table of clips."""
+"""Load a competition: any known layout of its files becomes one table of clips."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from earshot.competition import (
     layouts,
     placeholder,
     sample,
-    sample_answers,
+    sample_shape,
     tar_file,
     zip_file,
 )
@@ -35,18 +35,16 @@ from earshot.core.files import hold_lock
 
 @dataclass
 class Competition:
-    """A competition's clips and names; what every later stage starts from.
+    """A competition's clips and classes, the input of every later stage.
 
-    `clips` has a row a clip, train before test before subm, each in the csv's order (folders: by path):
-        id: text as the csv has it, unique within its split.
-        path: absolute, as it is opened; "" for a clip to be scored or submitted without a file.
-        label: text, a tuple of any number of texts where multi-label; None where it is to be predicted.
-        split: "train", "test" (labelled hold-out) or "subm" (to be submitted).
-        fold: the data's own fold, -1 unknown.
-        group: clips of one group belong on the same side of a split; "" unknown.
-        start, end: seconds of the file that the clip is; NaN where it is the whole file. Such clips follow
-            recording by recording.
-        weight: what the clip counts in the training loss, 1 unless its source counts less.
+    `clips` has a row a clip, train before test before subm, each in the csv's order (folders: by path): id:
+    text as the csv has it, unique within its split. path: absolute, as it is opened; "" for a clip without a
+    file that is scored or submitted. label: text, a tuple of any number of texts where multi-label; None
+    where it is to be predicted. split: "train", "test" (labelled hold-out) or "subm" (to be submitted). fold:
+    the data's own fold, -1 unknown. group: clips of one group belong on the same side of a split; "" unknown.
+    start, end: seconds of the file that the clip is; NaN where it is the whole file. Such clips are
+            sorted by recording.
+        weight: the clip's weight in the training loss, 1 unless its source counts less.
     """
 
     name: str
@@ -63,7 +61,7 @@ class Competition:
     multilabel: bool = False
     # between a cell's labels, as the train csv writes them; None: 0/1 columns, or single-label
     separator: str | None = None
-    metric: str | None = None  # the contest's own, where it is known
+    metric: str | None = None  # the competition's own, where it is known
 
 
 def load(
@@ -82,15 +80,15 @@ def load(
 
     Args:
         path: a folder, a zip or tar (unpacked below `out`, as are those in a folder), or "sample".
-        train_csv, id_column, label_column: override what is found; train_csv may be several.
-        reading: what else overrules, by the names of `Reading`'s fields.
-        task: "single" or "multilabel": has a clip one label or several; "auto": as the csv looks.
+        train_csv, id_column, label_column: override what is found; train_csv may be a list.
+        reading: other overrides, the fields of `Reading`.
+        task: "single" or "multilabel": one label a clip or several; "auto": by the csv.
         holdout: a fraction in (0, 1) of the labelled clips, or one of the data's own folds: these become
             "test".
         out: the folder of the outputs.
         seed: of the hold-out's draw.
     Raises:
-        UserError: whatever the user can fix, in one line.
+        UserError: something the user can fix, in one line.
     """
     root, name, unpacked = _open_root(path, Path(out))
     more: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in reading.items()}
@@ -147,21 +145,21 @@ def load(
 
 
 def _open_root(path: Any, out: Path) -> tuple[Path, str, list[str]]:
-    """The folder that a path means (the sample built, archives unpacked below `out`), the competition's name,
-    and lines on what was unpacked."""
+    """The folder of a path, the competition's name, and lines about unpacked archives. The sample is built,
+    and archives are unpacked below `out`."""
     if str(path) == "sample":
         with hold_lock(out / "sample", "the sample competition", wait=True):
             return Path(os.path.abspath(sample.build_sample(out / "sample"))), "sample", []
     root, name = Path(os.path.abspath(path)), get_name(path)
     if not root.exists():
         if zip_file.find_mirror_source(out / name / "unpacked") == root:
-            raise TemporaryError(f"{path} is not there, and was when its archives were unpacked")
+            raise TemporaryError(f"{path} is missing, and was there when its archives were unpacked")
         raise UserError(f"no competition at {path}: give its folder, its zip, or sample for the built-in one")
     if root.is_file():
         if archive_names.is_unreadable_archive(root.name):
-            raise UserError(f"Earshot cannot read {archive_names.format_unpack_hint([str(path)])}")
+            raise UserError(f"Earshot can't read {archive_names.format_unpack_hint([str(path)])}")
         if not archive_names.is_zip(root.name) and not archive_names.is_tar(root.name):
-            raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
+            raise UserError(f"{path} is not a zip: give the competition's folder or its zip")
         archive = zip_file if archive_names.is_zip(root.name) else tar_file
         root = archive.unpack_archive(root, out / name / "unpacked")
     elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
@@ -171,7 +169,7 @@ def _open_root(path: Any, out: Path) -> tuple[Path, str, list[str]]:
 
 
 def _apply_holdout(recognised: Layout, holdout: str, seed: int) -> pd.DataFrame:
-    """The clips with the hold-out that the user asks for; a UserError where it would part groups."""
+    """The clips with the hold-out of --holdout; UserError where it would split groups."""
     clips = hold_out(recognised.clips, holdout, seed)
     if gone := len(recognised.clips) - len(clips):
         recognised.notes.append(
@@ -180,8 +178,8 @@ def _apply_holdout(recognised: Layout, holdout: str, seed: int) -> pd.DataFrame:
     shared = find_straddling_groups(clips)
     if shared:
         raise UserError(
-            f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one "
-            "source were trained on and scored: give a fraction, which keeps groups whole"
+            f"--holdout {holdout} would split {len(shared)} groups (first: {shared[0]}), so that clips of "
+            "one source were trained on and scored: give a fraction, which keeps groups whole"
         )
     return clips
 
@@ -189,14 +187,14 @@ def _apply_holdout(recognised: Layout, holdout: str, seed: int) -> pd.DataFrame:
 def _choose_classes(
     recognised: Layout, clips: pd.DataFrame, training_classes: set[str], is_multilabel: bool
 ) -> list[str]:
-    """The classes in order: those of the clips, and those that only a header has where most of it is
-    known."""
+    """The classes in order: those of the clips, and those that only the sample's header has, where most of it
+    is known."""
     own = recognised.written.classes if is_multilabel and recognised.renamed is None else None
     known = set(own or ()) | collect_classes(clips["label"])
-    unknown = [c for c in recognised.asked if c not in known]
-    # A probability column per class, most of them known: a class without a clip gets a column as well, though
+    unknown = [c for c in recognised.submission_classes if c not in known]
+    # The sample has a column per class, most of them known: a class without a clip gets a column, too, though
     # no model can learn it.
-    if 2 * len(unknown) < len(recognised.asked):
+    if 2 * len(unknown) < len(recognised.submission_classes):
         known |= set(unknown)
     if len(training_classes) < 2 and not is_multilabel:
         return sorted(training_classes)
@@ -205,11 +203,9 @@ def _choose_classes(
 
 def _check_classes(classes: list[str], root: Path) -> None:
     if not classes:
-        raise UserError(
-            f"no training clip of {root} has a label left: does --label-map leave all of them out?"
-        )
+        raise UserError(f"no training clip of {root} has a label left: does --label-map remove them all?")
     if len(classes) < 2:
-        raise UserError(f"all training clips of {root} have the label {classes[0]}: nothing to tell apart")
+        raise UserError(f"all training clips of {root} have the label {classes[0]}: two classes are needed")
 
 
 def _describe_submission(
@@ -219,27 +215,26 @@ def _describe_submission(
     training_classes: set[str],
     is_multilabel: bool,
 ) -> list[str]:
-    """Lines on what is to be submitted, and warnings on classes that only one side has."""
+    """Lines about the clips to submit, and warnings about classes that only training or the sample has."""
     notes = []
     if (clips["split"] == "subm").sum() == 0:
         notes.append("nothing to submit: no sample submission, test csv or test folder")
     untrained = [c for c in classes if c not in training_classes]
     if untrained:
-        left = sorted(set(training_classes) - set(recognised.asked))
+        left = sorted(set(training_classes) - set(recognised.submission_classes))
         notes.append(
             f"warning: no training clip has the label {format_list(untrained, 5)}: the model cannot learn it"
             f"{label_suggestions.suggest_label(untrained[0], left)}"
         )
-    unasked = [c for c in classes if c not in recognised.asked]
-    if recognised.asked and unasked and len(unasked) < len(classes):
+    not_submitted = [c for c in classes if c not in recognised.submission_classes]
+    if recognised.submission_classes and not_submitted and len(not_submitted) < len(classes):
         notes.append(
-            f"warning: the sample submission has no column for the label {format_list(unasked, 5)}: it is "
-            "trained, "
-            "and not submitted"
+            f"warning: the sample submission has no column for the label "
+            f"{format_list(not_submitted, 5)}: it is trained, but not submitted"
         )
     notes += warn_odd_labels(classes) + describe_spellings(recognised)
     if recognised.sample is not None and recognised.sample_submission:
-        notes += sample_answers.check_sample(
+        notes += sample_shape.check_sample(
             recognised.sample,
             recognised.sample_submission.name,
             recognised.id_column,
@@ -257,7 +252,7 @@ def _describe_submission(
 
 
 def get_name(path: Path | str) -> str:
-    """What the competition at a path is called: its folder's name, or its zip's without the suffix."""
+    """The name of the competition at a path: its folder's, or its zip's without the suffix."""
     root = Path(os.path.abspath(path))
     packed = archive_names.is_zip(root.name) or archive_names.is_tar(root.name)
     return to_text(
@@ -266,29 +261,27 @@ def get_name(path: Path | str) -> str:
 
 
 def warn_odd_labels(classes: list[str]) -> list[str]:
-    """Warnings on labels that may not be meant so: the words for "missing" of other programs, and labels that
-    look alike."""
+    """Warnings about labels that may be mistakes: words for missing values, and labels that look alike."""
     lines = [
-        f"warning: {name} is read as a label of its own: leave the cell empty if it means none"
+        f"warning: {name} is read as a label: leave the cell empty if it means none"
         for name in classes
         if name.lower() in ("nan", "na", "n/a", "<na>", "null", "none", "#n/a")
     ]
     lines += [
-        f"warning: the label {name!r} holds {', '.join(hidden)}, which nobody sees: take it out if it is not "
+        f"warning: the label {name!r} holds {', '.join(hidden)}, which is invisible: remove it unless it is "
         "meant"
         for name in classes
         if (hidden := spelling.find_invisible(name))
     ]
     return lines + [
-        f"warning: {format_list(spelling.quote_apart(*names), 3)} are different labels to the letter: if "
-        "they mean one, "
-        "spell them alike"
+        f"warning: {format_list(spelling.quote_apart(*names), 3)} are different labels: if they are meant "
+        "as one, spell them alike"
         for names in spelling.group_alike(classes, spelling.to_loose_key)
     ]
 
 
 def describe_spellings(layout: Layout) -> list[str]:
-    """A line on the labels that were found in more than one spelling."""
+    """A line about labels that were found in several spellings."""
     pairs = [
         " as ".join(spelling.quote_apart(other, layout.spelled[spelling.to_key(other)]))
         for other in sorted(layout.other_spellings)
@@ -298,8 +291,8 @@ def describe_spellings(layout: Layout) -> list[str]:
 
 
 def find_competitions(out="data") -> list[Path]:
-    """The subfolders of `out`, sorted, that hold a competition's own audio (so not the sample, not caches
-    alone)."""
+    """The subfolders of `out` with a competition's audio, sorted; not the sample, nor folders with just
+    caches."""
     out = Path(out)
     if not out.is_dir():
         return []
@@ -315,19 +308,19 @@ def find_competitions(out="data") -> list[Path]:
 
 
 def collect_classes(column: pd.Series) -> set[str]:
-    """The labels that occur in a column of the clips."""
+    """The labels in a column of the clips."""
     return {label for value in column.dropna().unique() for label in as_tuple(value)}
 
 
 def sort_classes(labels) -> list[str]:
-    """Labels in order: numerically if all are whole numbers, else by text."""
+    """Labels sorted, numerically if all are whole numbers."""
     labels = [str(label) for label in labels]
     whole = all(re.fullmatch(r"[+-]?\d+", label) for label in labels)
     return sorted(labels, key=lambda label: (int(label), label)) if whole else sorted(labels)
 
 
 def format_counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> list[str]:
-    """One line per split, and one on what is missing, for the user to see what was read."""
+    """One line per split, and one about missing audio or labels, so that the user sees what was read."""
     lines = []
     for split in ("train", "test", "subm"):
         part = clips[clips["split"] == split]

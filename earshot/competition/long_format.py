@@ -1,4 +1,4 @@
-"""Sample submissions with a row per clip and class: which clip and which class the id of a row names."""
+"""Sample submissions with a row per clip and class: finds both in the ids."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from earshot.core import spelling
 from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
 
-PROBE = 400  # rows that the form is found by
+PROBE = 400  # rows by which the format is found
 TRIED = 3  # of these, rows on which every cut is tried
 TRIED_ON_ALL = 100  # cuts that are tried on all of these
 DEEP = 10  # tokens that may be constant on each side of the class and of the clip
-CONSTANT = 0.9  # share of the probed rows that a constant text is in
+CONSTANT = 0.9  # share of the probed rows that have a constant text
 FEW = 0.05  # share of the rows that may be odd where the others are clear
 
 Known = Callable[[Sequence[str]], set[str]]
 
 
 class LongFormat(NamedTuple):
-    """What a sample's rows ask about: the clip's id and the class, one entry per row."""
+    """The clip's id and the class of each row of a sample submission."""
 
     clips: list[str]
     classes: list[str]
 
 
 class IdTemplate(NamedTuple):
-    """The constant texts of an id: before the clip, before and behind the class, and at the end."""
+    """The constant texts of an id: before the clip, before and after the class, and at the end."""
 
     first: str
     before: str
@@ -39,7 +39,7 @@ class IdTemplate(NamedTuple):
     last: str
 
     def extract_clip(self, id: str, start: int, end: int) -> str:
-        """The clip's id where the class stands at id[start:end]; "" where a constant text is not there."""
+        """The clip's id where the class is id[start:end]; "" where a constant text is missing."""
         left, right = id[:start], id[end:]
         left_end = len(left) - len(self.before)
         right_end = len(right) - len(self.last)
@@ -55,11 +55,11 @@ class IdTemplate(NamedTuple):
 def detect_long_format(
     row_ids: Sequence[str], classes: Sequence[str], known: Known, *, strict: bool = True
 ) -> LongFormat | None:
-    """What the ids of a sample submission mean where each names a clip and a class; None if they do not.
+    """The clip and the class in each id of a sample submission; None if the ids name no such pairs.
 
-    The class stands before, behind or within the clip's id, constant words and signs may stand between; or
-    the id is a whole number, clip * K + class, with K a power of ten. A clip that is not known is taken as
-    its row names it, where most are.
+    The class comes before, after or within the clip's id, with constant words and signs between; or the id is
+    a whole number, clip * K + class, with K a power of ten. A clip that is not known is taken as its row
+    names it, where most are.
 
     Args:
         row_ids: the sample's ids. classes: the labels; whole numbers are compared by value.
@@ -70,7 +70,7 @@ def detect_long_format(
     """
     probe = _sample_rows(row_ids)
     if len(row_ids) < 2 or len(classes) < 2 or 2 * len(known(probe)) > len(set(probe)):
-        return None  # a row per clip
+        return None  # one row per clip
     return _detect_template([id.strip() for id in row_ids], ClassNames(classes), known, strict)
 
 
@@ -84,7 +84,7 @@ def looks_like_long_format(row_ids: Sequence[str], classes: Sequence[str]) -> bo
 
 
 def _sample_rows(rows: Sequence[str]) -> list[str]:
-    """Some of the rows, in order, at random: at a regular distance all might be of one class."""
+    """A random sample of the rows, in order: at a regular distance all might be of one class."""
     chosen = range(len(rows)) if len(rows) <= PROBE else sorted(Random(0).sample(range(len(rows)), PROBE))
     return [rows[i].strip() for i in chosen]
 
@@ -102,7 +102,7 @@ def _detect_template(ids: list[str], names: ClassNames, known: Known, strict: bo
     for id, row in zip(ids, rows, strict=True):
         if row is None:
             raise UserError(
-                f"the sample submission's id {format_cell(id)} names no clip and class as the others do "
+                f"the sample submission's id {format_cell(id)} names no clip and class like the others "
                 f"({format_cell(ids[rows.index(clear)])}: clip {format_cell(clear[0])}, class "
                 f"{format_cell(clear[1])}): "
                 "correct it, or take the row out"
@@ -112,16 +112,15 @@ def _detect_template(ids: list[str], names: ClassNames, known: Known, strict: bo
         near = None if names.whole else spelling.find_near(name, names.classes)
         hint = f": did you mean {spelling.quote_apart(near)[0]}?" if near else ""
         raise UserError(
-            f"the sample submission's id {format_cell(id)} asks for the class {format_cell(name)}, which is "
-            "no class of "
-            f"the training data ({format_list(names.classes, 5)})"
+            f"the sample submission's id {format_cell(id)} is for the class {format_cell(name)}, which "
+            f"the training data does not have ({format_list(names.classes, 5)})"
             + (hint or ": spell the classes alike in both files, or take the rows out")
         )
     return LongFormat([clip for clip, _ in matched], [name for _, name in matched])
 
 
 def _is_consistent(rows: list[tuple[str, str] | None]) -> bool:
-    """Are nearly all rows clear, each about another pair, most of them of clips with several classes?"""
+    """Are nearly all rows clear, each another pair, most of them of clips with several classes?"""
     matched = [row for row in rows if row]
     if len(rows) - len(matched) > FEW * len(rows) or len(set(matched)) < len(matched):
         return False
@@ -136,7 +135,7 @@ def _split_numeric_ids(
     """The rows as clip * 10**digits + class; of several K the one by which most clips are known."""
 
     def split_ids(ids: list[str], digits: int) -> list[tuple[str, str]]:
-        """What may be the clips' ids: as they stand there, and without leading zeros."""
+        """The possible ids of the clips: unchanged, and without leading zeros."""
         heads = [id.zfill(digits + 1)[:-digits] for id in ids]
         return [(head, normalise_number(head)) for head in heads]
 
@@ -145,7 +144,7 @@ def _split_numeric_ids(
 
     best, chosen, probe = 0, 0, _sample_rows(ids)
     fewest = max(len(normalise_number(spelling.to_key(name))) for name in names.classes)
-    most = min(max(map(len, ids)), 18)  # as many as a 64-bit integer surely holds
+    most = min(max(map(len, ids)), 18)  # digits that a 64-bit integer always holds
     for digits in range(fewest, most + 1):
         forms = split_ids(probe, digits)
         known_forms = find_known(forms)
@@ -171,8 +170,8 @@ def _split_numeric_ids(
 def _find_template(
     probe: list[str], names: ClassNames, known: Known
 ) -> tuple[IdTemplate, ClassPosition | None] | None:
-    """The constant texts by which most of the probed rows name known clips, of equals the shortest; the
-    class's place, where that is the same in all."""
+    """The constant texts by which most of the probed rows name known clips, the shortest of equals; the
+    position of the class, where it is the same in all."""
     split = [TOKEN.findall(id) for id in probe]
     groups: dict[tuple[tuple[int, tuple[int, int]], ...], ClassPosition | None] = {}
     for place, spans in _find_places(split, names).items():
@@ -194,7 +193,8 @@ def _find_template(
 def _find_places(
     split: list[list[str]], names: ClassNames
 ) -> dict[ClassPosition | tuple[bool, int, str], dict[int, tuple[int, int]]]:
-    """Where classes stand in the tokens of each row: by place, the tokens of the first class there per row.
+    """The positions of classes in the tokens of each row: by position, the tokens of the first class there
+    per row.
 
     Places are counted in words between signs, too: a word may be of any number of tokens.
     """
@@ -213,7 +213,7 @@ def _find_places(
 
 
 def _find_best_cut(sides: list[tuple[str, list[str], list[str]]], known: Known) -> tuple[IdTemplate, int]:
-    """The cut that makes most rows known clips, and of how many; what it cuts away is as short as can be.
+    """The cut that makes most rows known clips, and of how many; it cuts away as little as possible.
 
     Args:
         sides: per row the id, and its tokens before and behind the class.
@@ -258,9 +258,9 @@ def _find_known_pair(pairs: list[tuple[str, str]], clips: set[str]) -> tuple[str
 def _split_by_template(
     ids: list[str], names: ClassNames, known: Known, cut: IdTemplate, place: ClassPosition | None
 ) -> list[tuple[str, str] | None] | None:
-    """The clip and the class of each row, None of one that is written otherwise; None if most clips are not
-    known, or too many rows are odd."""
-    same: dict[str, str] = {}  # one object for a clip's id, however many rows it has
+    """The clip and the class of each row, None for a row of another form; None if most clips are unknown, or
+    too many rows are odd."""
+    same: dict[str, str] = {}  # one string object per clip, shared by its rows
 
     def list_pairs(id: str, place: ClassPosition | None = None) -> list[tuple[str, str]]:
         tokens = TOKEN.findall(id)
@@ -278,13 +278,13 @@ def _split_by_template(
     open_rows = [number for number, row in enumerate(rows) if row is None]
     if 2 * len(open_rows) > len(ids):
         return None
-    # Those of a class that is not known, or of a clip that is not.
+    # Rows of an unknown class, or of an unknown clip.
     clips = {row[0] for row in rows if row}
     some_rows = sorted(Random(0).sample(open_rows, min(len(open_rows), PROBE)))
     named = {number: _find_unknown_class(ids[number], clips, cut) for number in some_rows}
     often = Counter(named.values())
     for number, text in named.items():
-        # "b_dog" of a clip a_b that is not known is no class of the clip a: a class has a row of most clips
+        # "b_dog" of an unknown clip a_b is no class of the clip a: a class has a row for most clips
         common = 2 * often[text] * len(open_rows) >= len(clips) * len(some_rows)
         if text and (common or not options[number]):
             names.learn_class(text, ids[number])
@@ -307,7 +307,7 @@ def _split_by_template(
 
 
 def _find_unknown_class(id: str, clips: set[str], cut: IdTemplate) -> str:
-    """What stands in the class's place beside a known clip, as short as can be; "" without any."""
+    """The text in the class's position beside a known clip, as short as possible; "" without any."""
     ends = [0, *accumulate(map(len, TOKEN.findall(id)))]
     for start, end in sorted(combinations(ends, 2), key=lambda span: span[1] - span[0]):
         if cut.extract_clip(id, start, end) in clips:

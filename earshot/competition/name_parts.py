@@ -1,4 +1,4 @@
-"""What the parts of file names tell: the clip's source, and, where nothing else does, its label."""
+"""The parts of file names: they may hold the clip's source, and, where nothing else does, its label."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from earshot.core import shell
 from earshot.core.csv_table import format_cell
 from earshot.core.errors import UserError
 
-NEARLY_ALL = 0.9  # of the names: as many parts, of one kind
+NEARLY_ALL = 0.9  # share of the names with as many parts, of one kind
 WORDS = "speaker|spkr|spk|patient|subject|subj|actor|participant|person|proband|singer|artist|client|talker"
 PERSON = re.compile(rf"({WORDS})[ _-]?\d+", re.IGNORECASE)
-SHORT = re.compile(r"(p|id|sub|pat)\d+", re.IGNORECASE)  # a person's where more follows in the name
+SHORT = re.compile(r"(p|id|sub|pat)\d+", re.IGNORECASE)  # a person, where more follows in the name
 CODE = re.compile(r"(?=.*\d)[0-9a-f]{5,}|[a-z]{1,2}\d{5,}", re.IGNORECASE)
 TIME = r"(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?"
 DATED = re.compile(
@@ -37,8 +37,7 @@ LISTED = 3  # suggestions
 
 
 def match_labels(names: Sequence[str], pattern: str) -> list[str]:
-    """A label per clip by `--label-pattern`, read as `groups.match_groups` reads its own; "" where it does
-    not match.
+    """A label per clip by `--label-pattern`, matched like `groups.match_groups`; "" where it does not match.
 
     Raises:
         UserError: no valid pattern, one that matches no clip, or that gives fewer than two labels.
@@ -48,14 +47,15 @@ def match_labels(names: Sequence[str], pattern: str) -> list[str]:
     if len(different) < 2:
         example = names[next(index for index, label in enumerate(labels) if label)]
         raise UserError(
-            f"--label-pattern {format_cell(pattern)} gives one label, {format_cell(different.pop())}, as in "
-            f"{format_cell(example)}: two or more are needed"
+            f"--label-pattern {format_cell(pattern)} gives only the label {format_cell(different.pop())}, "
+            f"as in {format_cell(example)}: two or more are needed"
         )
     return labels
 
 
 def find_sources(names: Sequence[str], labels: Sequence[object]) -> tuple[list[str], str] | None:
-    """The source of each clip by a part of its path, and a line that says which; None unless one plainly is.
+    """The source of each clip by a part of its path, and a line that names the part; None unless one is
+    clearly the source.
 
     A part is a person's (a word such as speaker before a number), a code (hexadecimal or a number, of 5
     characters and more, that counts nothing), or a day; many clips share one, as in `groups.explain_unfit`.
@@ -84,8 +84,8 @@ def find_sources(names: Sequence[str], labels: Sequence[object]) -> tuple[list[s
 
 @dataclass(frozen=True)
 class _Column:
-    """One part of all names: (clips,) values, "" where a name lacks it; what it is called, "" where an
-    example has to do; whether it is all of the file name."""
+    """One part of all names: (clips,) values, "" where a name lacks it; its description, "" where an example
+    is shown instead; whether it is the whole file name."""
 
     values: list[str]
     called: str = ""
@@ -93,8 +93,8 @@ class _Column:
 
 
 def _split_name(name: str, dates: bool = False) -> tuple[list[str], list[str]]:
-    """The parts of a file name less its suffix, and the marks between them; a date and a time are one part
-    where `dates`."""
+    """The parts of a file name without its suffix, and the separators between them; with `dates`, a date and
+    a time are one part."""
     stem = strip_suffix(name.rpartition("/")[2])
     match = DATE_BETWEEN_MARKS.search(stem) if dates else None
     if match:
@@ -105,8 +105,8 @@ def _split_name(name: str, dates: bool = False) -> tuple[list[str], list[str]]:
 
 
 def _iterate_columns(names: Sequence[str]) -> Iterable[_Column]:
-    """The parts that may name a source: two levels of folders, then the places in the file name, each alone
-    and with the next. Where the number of parts varies only the first one that differs is sure."""
+    """The parts that may name a source: two levels of folders, then the positions in the file name, each
+    alone and with the next. Where the number of parts varies only the first one that differs is sure."""
     paths = [name.split("/") for name in names]
     for up in (2, 3):
         yield _Column([path[-up] if len(path) >= up else "" for path in paths])
@@ -127,8 +127,8 @@ def _iterate_columns(names: Sequence[str]) -> Iterable[_Column]:
 
 
 def _find_prefix(split: list[tuple[list[str], list[str]]], common: int) -> str:
-    """What to call the first part: by the second with its marks, where nearly all names share that; else
-    ""."""
+    """The description of the first part: by the second with its separators, where nearly all names share
+    that; else ""."""
     after: Counter[str] = Counter()
     for parts, marks in split:
         if len(parts) == common > 1:
@@ -156,13 +156,13 @@ def _read_codes(column: _Column) -> list[str] | None:
 
 
 def _read_hashes(column: _Column) -> list[str] | None:
-    """Codes most of which hold letters: no number of anything."""
+    """Are most values codes with letters, which number nothing?"""
     digits = sum(value[2:].isdecimal() for value in column.values)
     return _read_codes(column) if 2 * digits < len(column.values) else None
 
 
 def _looks_like_counter(values: Sequence[str]) -> bool:
-    """Do the values count from near zero, by any step, with zeros before them or not?"""
+    """Do the values count from near zero, in any step, with leading zeros or not?"""
     matches = [re.fullmatch(r"[A-Za-z]{0,2}(\d+)", value, re.ASCII) for value in set(values)]
     if not _all_fit(matches, bool):
         return False
@@ -185,8 +185,8 @@ def _read_start_times(column: _Column) -> list[str] | None:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of the names that may be a label or a source: (names,) values, "" where a name is built
-    otherwise, and the pattern that finds them."""
+    """A part of the names that may be a label or a source: (names,) values, "" where a name has another form,
+    and the pattern that finds them."""
 
     values: list[str]
     pattern: str
@@ -199,11 +199,11 @@ class _Part:
 
 
 def suggest_flags(names: Sequence[str]) -> list[str]:
-    """Flags for labels (and sources) that the file names may hold, the likeliest first, with what they give.
+    """Flags for labels (and sources) in the file names, the likeliest first, with what they give.
 
     Such as `--label-pattern '_([^/_]+)_[^/_]+\\.wav$' --group-pattern '...' (6 labels: ANG, DIS, ... of 6
-    clips; 6 groups, as 1001)`. Files below a test folder do not count. [] where the names are built
-    differently, or no part of them recurs evenly.
+    clips; 6 groups, as 1001)`. Files below a test folder do not count. [] where the names have different
+    forms, or no part of them recurs evenly.
     """
     labelled = [find_side(name.rpartition("/")[0]) != "subm" for name in names]
     if not any(labelled):
@@ -230,7 +230,7 @@ def suggest_flags(names: Sequence[str]) -> list[str]:
 
 
 def _find_parts(names: Sequence[str], labelled: Sequence[bool]) -> list[_Part]:
-    """The parts that differ, of the names that are built as nearly all labelled ones are."""
+    """The parts that differ between names, among names of the form that nearly all labelled ones have."""
     split = [_split_name(name) for name in names]
     sizes = Counter(len(parts) for (parts, _), known in zip(split, labelled, strict=True) if known)
     common, most = sizes.most_common(1)[0] if sizes else (0, 0)
@@ -260,7 +260,7 @@ def _find_parts(names: Sequence[str], labelled: Sequence[bool]) -> list[_Part]:
 
 
 def _match_first_groups(match: Callable[[str], re.Match[str] | None], texts: Iterable[str]) -> list[str]:
-    """What the pattern's first group finds in each text, "" where it does not match."""
+    """The first group of the pattern in each text, "" where it does not match."""
     return [matched[1] if matched else "" for matched in map(match, texts)]
 
 
@@ -294,8 +294,8 @@ def _build_patterns(
 
 
 def _score_label_part(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> float:
-    """How much a part looks like a label, 0 for not at all: its values recur, evenly; it is no date, code,
-    person, counter, and no more than the folder's name."""
+    """How much a part looks like a label, 0 for not at all: its values recur evenly; it is no date, code,
+    person or counter, and adds to the folder's name."""
     counts, values = part.counts, list(filter(None, part.values))
     single = sum(count == 1 for count in counts.values())
     if len(counts) not in LABELS or 10 * single > len(counts):
@@ -319,15 +319,15 @@ def _score_label_part(part: _Part, parts: Sequence[_Part], folder: Sequence[str]
 def _is_counter(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> bool:
     """Is the last part a number that comes once below each of the other parts: a counter?"""
     others = [other.values for other in parts if other is not part]
-    contexts = list(zip(*others, folder, strict=True))  # what a clip's name and folder say but for the part
+    contexts = list(zip(*others, folder, strict=True))  # a clip's name and folder without the part
     seen = {(context, value) for context, value in zip(contexts, part.values, strict=True) if value}
     clips, different = part.counts.total(), len({context for context, _ in seen})
     return len(seen) == clips >= 3 * different and all(value.isdecimal() for value in part.counts)
 
 
 def _find_source_part(parts: list[_Part], label: _Part, folder: Sequence[str]) -> _Part | None:
-    """The part, or the folder, that may be the clips' source: people, codes, days, words, numbers with zeros
-    before them, in this order."""
+    """The part, or the folder, that may be the clips' source: people, codes, days, words, numbers with
+    leading zeros, in this order."""
     below = [name if known else "" for name, known in zip(folder, label.values, strict=True)]
     labels = list(filter(None, label.values))
     for pattern in SOURCES:

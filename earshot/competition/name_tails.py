@@ -1,4 +1,4 @@
-"""Ids that are only the end of a file's name: without its prefix, or the number that ends it."""
+"""Ids that are only the end of a file's name, such as the number at its end."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable
 
 from earshot.competition.names import find_side, normalise_name, parse_number, strip_suffix
 
-LONG = 8  # characters of an id's end that may stand for all of it
-NEARLY_ALL = 0.9  # of the ids have a file: fewer may be found so by chance
+LONG = 8  # fewest characters of an id's end that may match a file
+NEARLY_ALL = 0.9  # share of the ids that need a file: fewer may match by chance
 
 
 def index_tails(audio: Iterable[str]) -> dict[str, list[str]]:
-    """The files by each end of their stem behind a separator, and by the number that ends it."""
+    """The files by each end of their stem after a separator, and by the number at its end."""
     tails: dict[str, list[str]] = {}
     for path in audio:
         stem = strip_suffix(path.rpartition("/")[2])
         ends = {normalise_name(stem[mark.end() :]) for mark in re.finditer(r"[_\-. ]", stem)}
         digits = re.search(r"\d{1,30}$", stem, re.ASCII)
-        if digits and digits[0] != stem:  # a name that is all number is found as one
+        if digits and digits[0] != stem:  # a name that is only a number is matched as a number
             ends.add(str(int(digits[0])))
         for end in ends - {""}:
             tails.setdefault(end, []).append(path)
@@ -27,10 +27,10 @@ def index_tails(audio: Iterable[str]) -> dict[str, list[str]]:
 
 def match_tails(tails: dict[str, list[str]], ids: Iterable[str], own: str) -> dict[str, str]:
     """The file of each id by the ends of both: an id that is the end of just one file's stem, or the number
-    that ends it; else a long end of the id that is one.
+    at its end; else an id with a long end that is one.
 
     Args:
-        own: the side that the ids are of, "train" or "subm": files of the other side are not meant.
+        own: the side of the ids, "train" or "subm": files of the other side are left out.
     Returns:
         {} unless nearly all ids have a file, each its own.
     """

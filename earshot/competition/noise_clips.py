@@ -13,11 +13,11 @@ from earshot.competition.layout import Layout, build_table
 from earshot.competition.names import strip_suffix
 from earshot.core.errors import UserError
 
-LOOKED_AT = 64  # clips whose length is read
+LOOKED_AT = 64  # clips whose length is measured
 
 
 def is_noise(path: str) -> bool:
-    """Does a file lie in a folder called _so_?"""
+    """Is a file in a folder such as _background_noise_?"""
     return any(len(part) > 2 and part[0] == part[-1] == "_" for part in path.split("/")[:-1])
 
 
@@ -34,7 +34,9 @@ def cut_noise_clips(
         UserError: there are no noise recordings, or none is as long as a clip.
     """
     if not noise:
-        raise UserError(f"--noise-class {name}: no folder called _so_ with audio in {files.root}")
+        raise UserError(
+            f"--noise-class {name}: no folder such as _background_noise_ with audio in {files.root}"
+        )
     step = max(1, len(like) // LOOKED_AT)
     lengths = [header[0] for path in list(like["path"])[::step] if (header := read_seconds_and_rate(path))]
     seconds = max(round(median(lengths), 3), 0.001) if lengths else 1.0

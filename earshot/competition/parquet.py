@@ -1,4 +1,4 @@
-"""Audio embedded in parquet files, as Hugging Face's data sets have it, written out as files and a csv."""
+"""Unpacks audio in parquet files, such as Hugging Face's data sets, as audio files and a csv."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def is_parquet(name: str) -> bool:
 
 
 def get_split(name: str) -> str:
-    """The split that a file is a part of: `train` of train-00000-of-00002.parquet."""
+    """The split of a parquet file: `train` for train-00000-of-00002.parquet."""
     stem = name[: -len(".parquet")]
     match = SHARD.fullmatch(stem)
     return re.sub(r"[^\w.-]", "_", match[1] if match else stem).lstrip(".") or "data"
 
 
 def read_footer(path: Path) -> bytes:
-    """The end of a parquet file, which describes it; empty for a file of another kind.
+    """The footer of a parquet file, which describes it; empty for a file of another kind.
 
     Raises:
         UserError: it is cut off.
@@ -63,18 +63,18 @@ def read_footer(path: Path) -> bytes:
     except OSError as error:
         raise_if_temporary(path, error)
         if error.strerror and error.errno != 22:  # a file shorter than the seek
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-    raise zip_file.DamagedArchive(f"{path} is not a whole parquet file: download it again")
+            raise UserError(f"can't read {path}: {error.strerror}") from None
+    raise zip_file.DamagedArchive(f"{path} is not a complete parquet file: download it again")
 
 
 def can_hold_audio(path: Path) -> bool:
-    """Whether a parquet file describes a column of embedded files, and does not call them pictures."""
+    """Whether a parquet file has a column of embedded files that are not images."""
     text = read_footer(path)
     return b'"Audio"' in text or b"bytes" in text and b"path" in text and b'"Image"' not in text
 
 
 def compute_signature(files: Sequence[Path]) -> str:
-    """What parquet files hold, from their sizes and footers."""
+    """A signature of parquet files, from their sizes and footers."""
     digest = hashlib.sha256(b"parquet")
     for path in files:
         digest.update(f"{path.name}\0{os.path.getsize(path)}\0".encode("utf-8", "surrogateescape"))
@@ -93,7 +93,7 @@ def open_parquet(path: Path) -> Iterator[Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise UserError(f"{path} holds audio, and to read it takes pyarrow: pip install pyarrow") from None
+        raise UserError(f"{path} holds audio, which needs pyarrow: pip install pyarrow") from None
     try:
         with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             yield file
@@ -115,7 +115,7 @@ def _format_error(error: BaseException) -> str:
 
 
 def read_features(schema: Any) -> dict[str, Any]:
-    """What Hugging Face's `datasets` says of the columns, by name."""
+    """The features that Hugging Face's `datasets` stores for the columns, by name."""
     try:
         text = (schema.metadata or {}).get(b"huggingface", b"{}")
         features = json.loads(text)["info"]["features"]
@@ -125,7 +125,7 @@ def read_features(schema: Any) -> dict[str, Any]:
 
 
 def find_audio_column(schema: Any) -> str | None:
-    """The column of embedded audio: called so by its features, or else by its name; None without any."""
+    """The column of embedded audio, by its features, or else by its name; None without any."""
     from pyarrow import types
 
     known = read_features(schema)
@@ -167,13 +167,13 @@ def check_files(files: Sequence[Path]) -> tuple[int, int]:
 
 
 def _count_audio_bytes(group: Any, column: str) -> int:
-    """Bytes that the audio of a row group takes unpacked, as it declares them."""
+    """The declared unpacked size of a row group's audio, in bytes."""
     chunks = (group.column(n) for n in range(group.num_columns))
     return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == f"{column}.bytes")
 
 
 def _count_column_bytes(group: Any, wanted: set[str]) -> int:
-    """Bytes that columns of a row group take unpacked, as it declares them."""
+    """The declared unpacked size of some columns of a row group, in bytes."""
     chunks = (group.column(n) for n in range(group.num_columns))
     return sum(max(c.total_uncompressed_size, 0) for c in chunks if c.path_in_schema.split(".")[0] in wanted)
 
@@ -222,7 +222,7 @@ def iterate_rows(file: Any, column: str, others: list[str]) -> Iterator[dict[str
     """The rows as dicts, few enough at once that their audio takes little memory."""
     wanted = [f"{column}.bytes", f"{column}.path", *others]
     for group in range(file.metadata.num_row_groups):
-        # a cell may be as large as all of its group
+        # a cell may be as large as its whole group
         chunk = _count_column_bytes(file.metadata.row_group(group), {column, *others})
         count = min(max(BATCH // max(chunk, 1), 1), 64)
         for batch in file.iter_batches(count, row_groups=[group], columns=wanted, use_threads=False):
@@ -230,7 +230,7 @@ def iterate_rows(file: Any, column: str, others: list[str]) -> Iterator[dict[str
 
 
 def list_columns(schema: Any) -> dict[str, list[str] | None]:
-    """The columns that a csv can hold, with the names of their classes where their numbers mean some."""
+    """The columns that fit a csv, with their class names where they are numbers of classes."""
     from pyarrow import types
 
     plain = (
@@ -269,7 +269,7 @@ def get_class_names(feature: Any) -> list[str] | None:
 
 
 def format_value(value: Any, names: list[str] | None) -> str:
-    """A value as a csv's cell, long text cut; a list as Python writes it, which labels are read from."""
+    """A value as a csv's cell, long text cut; a list in Python's notation, which labels are read from."""
     if isinstance(value, list):
         return str([format_value(item, names) for item in value])[:LARGEST_TEXT] if value else ""
     if value is None or value != value:
@@ -280,8 +280,8 @@ def format_value(value: Any, names: list[str] | None) -> str:
 
 
 def choose_file_name(path: str, data: bytes, number: int, used: set[str]) -> str:
-    """A name for a file: its own without folders, where that can be one, else the row's number; with a suffix
-    of audio, the content's where it has none."""
+    """A name for a file: its own without folders, where that is valid, else the row's number; with an audio
+    suffix, found by the content where it has none."""
     name = re.sub(r'[\x00-\x1f\x7f:*?"<>|]', "_", re.split(r"[\\/]", path)[-1]).lstrip(". ")
     name = name.encode("utf-8", "backslashreplace")[-150:].decode("utf-8", "ignore").lstrip(". ")
     if not is_audio(name):

@@ -1,5 +1,5 @@
-"""Clips to submit that no csv names: those of a code competition, whose sample submission may be a
-placeholder of a few rows."""
+"""Clips to submit that no csv names: in a code competition the sample submission may be a placeholder of a
+few rows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from earshot.core.files import write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-STEP = 5  # seconds, where a sample submission of stretches has no row: as long as BirdCLEF's
+STEP = 5  # seconds of a stretch where the sample submission has no row, as in BirdCLEF
 
 
 def find_unlisted_audio(files: Files, used: set[str]) -> list[str]:
-    """The audio files of a test folder that are no training clips, relative to the root."""
+    """The audio files of a test folder that are not training clips, relative to the root."""
     return [
         path
         for path in files.audio
@@ -46,15 +46,14 @@ def make_ids_like(examples: list[str], paths: list[str]) -> list[str]:
 def find_placeholder_rows(
     files: Files, sample_ids: Sequence[str], sample_paths: Sequence[str], train: pd.DataFrame
 ) -> tuple[list[str], list[str]] | None:
-    """The ids and files that a sample submission would have listed, were it no placeholder; None where it is
-    none.
+    """The ids and files of the full sample submission for which this one is a placeholder; None where it is
+    not one.
 
-    A placeholder has fewer rows than there are files in the test folder, and none of its ids is a file's.
+    A placeholder has fewer rows than the test folder has files, and none of its ids is a file.
 
     Args:
         sample_ids: its ids. sample_paths: the file of each, "" without one.
-        train: the training clips, whose files are not meant, and whose ids are written as its own are where
-            it has no row.
+        train: the training clips, whose files are left out, and whose ids show the style where it has no row.
     """
     if any(sample_paths):
         return None
@@ -73,13 +72,12 @@ def find_placeholder_rows(
 def find_placeholder_segments(
     files: Files, ids: Sequence[str], id_column: str, train: pd.DataFrame, classes: set[str]
 ) -> tuple[Segments | None, list[str]]:
-    """The rows <recording>_<second> that a sample submission of stretches would have listed, were it no
-    placeholder, None where it is none; lines to say about them.
+    """The rows <recording>_<second> of the full sample submission for which this one is a placeholder, None
+    where it is not one; lines about them.
 
-    Its recordings are not there, and are no more than the test folder holds. Each of those gets a row for
-    every step up to its end. What is left behind the last step is a row if it is half a step or more; a
-    recording of less than that gets one row. Without a row in the sample, a column `row_id` means steps of 5
-    seconds.
+    Its recordings do not exist, and are no more than the test folder holds. Each file there gets a row for
+    every step up to its end. The rest after the last step is a row if it is half a step or more; a shorter
+    recording gets one row. Without a row in the sample, a column `row_id` means steps of 5 seconds.
 
     Args:
         ids: the sample's, none of them found. train: the training clips, whose files are not meant.
@@ -105,11 +103,11 @@ def find_placeholder_segments(
     if not _looks_like_segments(named, step, id_column, unlisted):
         return None, []
     counts, lines = _count_steps(files, unlisted, step)
-    if not any(counts):  # clips, no recordings
+    if not any(counts):  # clips, not recordings
         return None, lines
     if not ids:
         lines.append(
-            f"warning: the sample submission has no row: {id_column} is taken for the ends of stretches of "
+            f"warning: the sample submission has no row: {id_column} is read as the ends of stretches of "
             f"{STEP} s"
         )
     digits = {len(match[2]) for match in named}
@@ -124,7 +122,7 @@ def find_placeholder_segments(
 
 
 def _find_step(named: Sequence[re.Match[str]]) -> int:
-    """How far the ends are apart that the ids name: the commonest distance, else the earliest end."""
+    """The step between the ends in the ids: the commonest distance, else the earliest end."""
     ends: dict[str, set[int]] = {}
     for match in named:
         ends.setdefault(match[1], set()).add(int(match[2]))
@@ -132,10 +130,10 @@ def _find_step(named: Sequence[re.Match[str]]) -> int:
 
 
 def _looks_like_segments(named: Sequence[re.Match[str]], step: int, id_column: str, paths: list[str]) -> bool:
-    """Do ids name stretches of recordings, and not clips that are counted, such as clip_1?
+    """Do ids name stretches of recordings, rather than numbered clips such as clip_1?
 
-    The names of the files tell: those of recordings are ids without the second. Where they do not, the ids
-    must go by whole steps, of more than a second unless their column is `row_id`.
+    They do where the file names are ids without the second. Else the ids must be whole steps apart, of more
+    than a second unless their column is `row_id`.
     """
     ends = [int(match[2]) for match in named]
     if 0 in ends:
@@ -163,8 +161,8 @@ def _list_tails(text: str) -> list[str]:
 
 
 def _count_steps(files: Files, paths: Sequence[str], step: int) -> tuple[list[int], list[str]]:
-    """How many steps each recording has by its header, the commonest number for one that cannot be read; a
-    warning then."""
+    """The number of steps of each recording, by its header; the commonest number, with a warning, where that
+    can't be read."""
     headers = [read_seconds_and_rate(files.to_absolute(path)) for path in paths]
     counts = [None if header is None else int(header[0] / step + 0.5) for header in headers]
     known = [count for count in counts if count is not None]
@@ -174,7 +172,7 @@ def _count_steps(files: Files, paths: Sequence[str], step: int) -> tuple[list[in
     usual = Counter(known).most_common(1)[0][0] if known else 0
     instead = "rows as most have" if usual else "no rows"
     return [usual if count is None else count for count in counts], [
-        f"warning: the length of {len(lost)} recordings cannot be read ({format_ids(lost)}): they get "
+        f"warning: the length of {len(lost)} recordings can't be read ({format_ids(lost)}): they get "
         f"{instead}"
     ]
 
@@ -182,9 +180,9 @@ def _count_steps(files: Files, paths: Sequence[str], step: int) -> tuple[list[in
 def write_sample(
     path: Path, columns: Sequence[str], id_column: str, ids: Sequence[str], example: Sequence[str]
 ) -> Path:
-    """A sample submission with a row for each id, the answers as in the placeholder's first row; returns its
-    path."""
-    answers = dict(zip(columns, example, strict=False))
-    rows = [[id if column == id_column else answers.get(column, "") for column in columns] for id in ids]
+    """Write a sample submission with a row for each id, with the values of the placeholder's first row;
+    returns its path."""
+    values = dict(zip(columns, example, strict=False))
+    rows = [[id if column == id_column else values.get(column, "") for column in columns] for id in ids]
     write_text(path, to_csv([columns, *rows]))
     return path

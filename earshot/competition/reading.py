@@ -1,4 +1,4 @@
-"""How a competition's files are to be read: what the user's flags say, else what a known layout says."""
+"""Settings for reading a competition's files: the user's flags, else those of a known layout."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from earshot.core import spelling
 from earshot.core.errors import UserError
 from earshot.core.shell import quote
 
-OTHERS = "others"  # in a label map: every label that it does not name
+OTHERS = "others"  # in a label map: all labels that it does not name
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What overrules the guesses; the fields are those of the flags, empty where there is nothing to say."""
+    """Settings that override what is recognised; the fields are the flags, empty where not set."""
 
     train_csv: tuple[str, ...] = ()
     extra_csv: tuple[str, ...] = ()  # FILE:WEIGHT
@@ -32,13 +32,13 @@ class Reading:
     # of known layouts alone
     empty: str = "missing"  # what an empty label cell means: "missing", or "none" of the classes
     metric: str | None = None
-    layout: str | None = None  # what it is called
+    layout: str | None = None  # its name
     note: str | None = None
-    soft_groups: bool = False  # a known layout's groups: too few, or a column that is not there, do not count
+    soft_groups: bool = False  # a known layout's groups: ignored if there are too few, or no such column
 
     def merge_layout(self, known: Reading) -> Reading:
         """These settings, and those of a known layout where nothing is set; `none` as a label map or a
-        pattern turns the layout's off."""
+        pattern disables the layout's."""
         blank = Reading()
         unset = {
             field.name: getattr(known, field.name)
@@ -65,7 +65,7 @@ class Reading:
         return replace(self, **{**unset, **off})
 
     def format_command(self, flags: str) -> str:
-        """The command that reads the same files with more flags.
+        """The get_features.py command for the same files with more flags.
 
         Args:
             flags: as they are typed, quoted.
@@ -96,12 +96,12 @@ class Reading:
 
 
 def build_mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[str], str] | None:
-    """What a label becomes by a label map; None without one.
+    """The function that renames a label by a label map; None without one.
 
     Args:
         pairs: OLD=NEW, OLD= (its clips are left out), a bare NAME (it stays), others=NEW (all labels that are
             not named).
-        known: labels that stay besides: those that the sample submission has a column for.
+        known: other labels that stay: those with a column in the sample submission.
     Raises:
         UserError: an entry that is none of these, or `others` where no label is named.
     """

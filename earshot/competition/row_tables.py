@@ -1,5 +1,5 @@
-"""Tables that say which file, and which seconds of it, each row of a submission is: a test.csv beside a
-sample submission."""
+"""Tables with the file and seconds of each row of a submission, such as a test.csv beside a sample
+submission."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from earshot.core.errors import UserError
 Tables = Sequence[tuple[Path, pd.DataFrame]]
 
 FILES = (*ID_NAMES, "file_id", "soundscape_id", "recording", "audio", "soundscape", "wav")
-# Headers of seconds, their letters alone.
+# Headers of columns of seconds, letters only.
 ENDS = {"end", "ends", "endtime", "endsec", "endsecond", "endseconds", "stop", "tmax", "seconds", "second"}
 STARTS = {"start", "starts", "starttime", "startsec", "startsecond", "startseconds", "begin", "begintime"}
 STARTS |= {"tmin", "onset", "offset"}
 EMPTY = ("", "nan", "na", "none", "null")
-LONGEST = 1e6  # seconds; no recording lasts so long
-MOST_IDS = 0.5  # of the sample's, in a column of its ids' name: the table may lack some
-ALL_IDS = 0.999  # in a column of another name, where a few may be there by chance
+LONGEST = 1e6  # seconds; longer than any recording
+MOST_IDS = 0.5  # share of the sample's ids, in a column of that name: the table may lack some
+ALL_IDS = 0.999  # share in a column of another name, where a few may occur by chance
 CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)", re.ASCII)
 
 
@@ -38,11 +38,11 @@ def find_row_table(
 ) -> tuple[Path, Segments] | None:
     """The file and the seconds of each id, from the first table that has most of the ids; None without one.
 
-    A table in which rows are the same part of a file, or that names classes, lists more than clips: it is
-    none. An id that the table lacks gets the path "", and so does one whose file is not there.
+    A table with several rows for one part of a file, or with class names, lists more than clips: it does not
+    count. An id that is not in the table, or whose file is missing, gets the path "".
 
     Raises:
-        UserError: a table's seconds are none, below zero, or end before they start.
+        UserError: invalid seconds in a table: not numbers, negative, or an end before its start.
     """
     wanted = {id.strip() for id in ids}
     if not wanted:
@@ -75,8 +75,8 @@ def _select_ids(segments: Segments, ids: Sequence[str]) -> Segments:
 def find_longer_table(
     files: Files, tables: Tables, id_column: str, ids: Sequence[str], classes: set[str]
 ) -> tuple[Path, Segments] | None:
-    """The rows of the first table that has a longer column of ids of that name, none of them the sample's,
-    and names files that are there: those that a placeholder stands for."""
+    """The rows of the first table with a longer id column of that name, none of them the sample's, and
+    existing files: the sample is a placeholder for them."""
     for csv, frame in tables:
         if id_column not in frame or len(frame) <= len(ids):
             continue
@@ -89,8 +89,8 @@ def find_longer_table(
 
 
 def read_row_ids(files: Files, csv: Path, frame: pd.DataFrame, id_column: str) -> tuple[str, Segments] | None:
-    """The rows of a table whose column of ids repeats, as it names recordings: the column that tells rows
-    apart, and what each row is; None without seconds or such a column."""
+    """The rows of a table whose id column repeats because it names recordings: the column that is unique, and
+    the part of each row; None without seconds or such a column."""
     timed = [column for column in frame.columns if _classify_time_column(frame, column)]
     if not timed:
         return None
@@ -106,7 +106,7 @@ def read_row_ids(files: Files, csv: Path, frame: pd.DataFrame, id_column: str) -
 def read_rows(
     files: Files, csv: Path, frame: pd.DataFrame, id_column: str, classes: set[str]
 ) -> Segments | None:
-    """What each row of a table is, recording by recording; None if it is no table of such rows."""
+    """The part of a recording that each row of a table is, by recording; None if it is not such a table."""
     ids = frame[id_column].str.strip()
     if frame.empty or ids.duplicated().any() or (ids == "").any():
         return None
@@ -125,7 +125,7 @@ def read_rows(
     first_row: dict[str, int] = {}
     for row, name in enumerate(names):
         first_row.setdefault(name, row)
-    # recording by recording; what is whole is first
+    # by recording; whole files first
     sort_keys = [(first_row[name], -1 if math.isnan(at) else at) for name, at in zip(names, end, strict=True)]
     order = sorted(range(len(ids)), key=sort_keys.__getitem__)
     return Segments(
@@ -139,7 +139,7 @@ def read_rows(
 
 
 def _find_time_columns(frame: pd.DataFrame) -> dict[str, str]:
-    """The first column of starts and the first of ends, by "start" and "end"."""
+    """The first column of starts and the first column of ends, by "start" and "end"."""
     seconds: dict[str, str] = {}
     for column in frame.columns:
         edge = _classify_time_column(frame, column)
@@ -147,14 +147,14 @@ def _find_time_columns(frame: pd.DataFrame) -> dict[str, str]:
             seconds.setdefault(edge, column)
     if list(seconds) == ["end"]:
         only = seconds["end"]
-        # nothing ends where it begins
+        # no part has a length of zero
         if only.lower() in ("second", "seconds") and frame[only].map(_parse_seconds).eq(0).any():
             return {"start": only}
     return seconds
 
 
 def _classify_time_column(frame: pd.DataFrame, column: str) -> str | None:
-    """Does a column hold the seconds at which rows start, or end?"""
+    """Does a column hold the seconds of starts or ends?"""
     name = re.sub("[^a-z]", "", column.lower())
     all_names = {re.sub("[^a-z]", "", other.lower()) for other in frame.columns}
     if name in ENDS or name == "offset" and "onset" in all_names:
@@ -172,7 +172,7 @@ def _classify_time_column(frame: pd.DataFrame, column: str) -> str | None:
 
 
 def _parse_seconds(cell: str, clock: bool = True) -> float | None:
-    """A cell as seconds, also from 0:05 or 00:00:05; None if it is no time."""
+    """A cell as seconds, also from 0:05 or 00:00:05; None if it is not a time."""
     match = CLOCK.fullmatch(cell)
     if match and clock:
         return 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3])
@@ -186,7 +186,7 @@ def _parse_seconds(cell: str, clock: bool = True) -> float | None:
 def _read_times(
     csv: Path, frame: pd.DataFrame, columns: dict[str, str], names: list[str]
 ) -> tuple[list[float], list[float], float]:
-    """The seconds at which rows start and end, NaN for whole files; how long most rows are."""
+    """The start and end of each row in seconds, NaN for whole files; the length of most rows."""
 
     def read_edge(edge: str) -> list[float]:
         if edge not in columns:
@@ -196,9 +196,8 @@ def _read_times(
             seconds = math.nan if cell.lower() in EMPTY else _parse_seconds(cell)
             if seconds is None or seconds < 0 or seconds > LONGEST:
                 raise UserError(
-                    f"{csv}, line {line}: {format_cell(cell)} in column {columns[edge]} is not the second of "
-                    "a "
-                    "recording: correct it"
+                    f"{csv}, line {line}: {format_cell(cell)} in column {columns[edge]} is not a time "
+                    "in seconds: correct it"
                 )
             times.append(seconds)
         return times
@@ -214,15 +213,15 @@ def _read_times(
         if math.isnan(end[row]) and not math.isnan(start[row]):
             if "end" in columns or not length:
                 raise UserError(
-                    f"{csv}, line {line}: starts at {start[row]:g} s and no column says where it ends: give "
-                    "the second of its end"
+                    f"{csv}, line {line}: starts at {start[row]:g} s, but no column has its end: add "
+                    "a column with the end in seconds"
                 )
             end[row] = start[row] + length
         elif math.isnan(start[row]) and not math.isnan(end[row]):
             start[row] = max(0.0, end[row] - length)
         if end[row] <= start[row]:
             raise UserError(
-                f"{csv}, line {line}: ends at {end[row]:g} s, and not after its start at {start[row]:g} s: "
+                f"{csv}, line {line}: ends at {end[row]:g} s, not after its start at {start[row]:g} s: "
                 "correct it"
             )
     return start, end, length
@@ -231,11 +230,10 @@ def _read_times(
 def _find_files(
     files: Files, frame: pd.DataFrame, columns: list[str], ids: pd.Series, can_be_prefix: bool
 ) -> tuple[dict[str, str], list[str] | None]:
-    """The file of each recording that the rows name, and each row's name for it; None for names without a
-    column of them.
+    """The file of each recording in the rows, and its name in each row; None for names without such a column.
 
     Args:
-        can_be_prefix: may a name be what a single file's begins with?
+        can_be_prefix: may a name be the beginning of a single file's name?
     """
     starting_with: dict[str, list[str]] = {}
     for path in files.audio if can_be_prefix else ():

@@ -1,5 +1,5 @@
-"""The built-in sample competition: ten everyday sounds, synthesised, with a public solution, so that a
-newcomer scores.
+"""The built-in sample competition: ten synthesised everyday sounds with a public solution, so that
+submissions can be scored.
 
 It is hard on purpose: look-alike pairs (doorbell/phone_ring, rain/wind, engine/dog_growl,
 footsteps/clock_tick), noise, reverberation, other sounds in the background, and a few clips where the other
@@ -17,7 +17,7 @@ import soundfile
 
 RATE = 16_000
 SEED = 2025
-TRAIN_RECORDINGS = (2, 3, 4, 2, 3, 4, 2, 3, 4, 3)  # clips of each of a class's recordings: 30
+TRAIN_RECORDINGS = (2, 3, 4, 2, 3, 4, 2, 3, 4, 3)  # clips of each recording of a class: 30
 TEST_RECORDINGS = (2, 2, 2, 2, 2)  # 10
 MARKER = ".complete"
 
@@ -34,7 +34,7 @@ def make_noise(n: int, rng, low: float = 0.0, high: float = 8000.0, tilt: float 
     size = 2 ** int(np.ceil(np.log2(n)))  # an FFT of prime length is slow
     spectrum = np.fft.rfft(rng.standard_normal(size))
     hz = np.fft.rfftfreq(size, 1 / RATE)
-    # slopes of fourth order at both ends; two squares are the same bits everywhere, a power may not be
+    # slopes of fourth order at both ends; two squares give the same bits everywhere, a power may not
     low_slope = 1 + np.square(np.square(low / np.maximum(hz, 1.0)))
     high_slope = 1 + np.square(np.square(hz / high))
     gain = np.maximum(hz, 30.0) ** -tilt / (low_slope * high_slope)
@@ -43,7 +43,7 @@ def make_noise(n: int, rng, low: float = 0.0, high: float = 8000.0, tilt: float 
 
 
 def add_event(wave: np.ndarray, event: np.ndarray, start: float) -> None:
-    """Add an event to the wave from a second on, cutting what hangs over."""
+    """Add an event to the wave at a second, cut at the wave's end."""
     first = int(start * RATE)
     part = event[: max(0, len(wave) - first)]
     wave[first : first + len(part)] += part
@@ -162,7 +162,7 @@ SOUNDS = {
 
 
 def make_generator(*key: int) -> np.random.Generator:
-    """Randomness of its own for every recording and clip, so that one more clip changes no other."""
+    """A random generator for each recording and clip, so that another clip changes no other."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([SEED, *key])))
 
 
@@ -175,7 +175,7 @@ def add_echo(wave: np.ndarray, room: float, wetness: float, rng) -> np.ndarray:
     """The wave and its echo in a room of decaying noise, at unit RMS.
 
     Args:
-        room: seconds in which the echo falls to about a seventh. wetness: how loud it is beside the wave.
+        room: seconds in which the echo falls to about a seventh. wetness: its level relative to the wave.
     """
     length = int(3 * room * RATE)
     response = rng.standard_normal(length) * make_decay(length, room / 2)
@@ -203,9 +203,9 @@ def make_clip(label: int, recording: int, take: int) -> np.ndarray:
     snr, tilt = place_rng.uniform(2, 20), place_rng.uniform(0, 0.9)
     other = (label + int(place_rng.integers(1, len(sounds)))) % len(sounds)
     chance = place_rng.uniform()
-    distance = None  # dB that another sound in the background is below the own one
+    distance = None  # dB of another sound in the background below the main one
     if chance < 0.05:
-        distance = 0.0  # as loud: no model can be sure of these clips
+        distance = 0.0  # just as loud: no model can be sure of these clips
     elif chance < 0.4:
         distance = place_rng.uniform(4, 12)
 
@@ -221,17 +221,17 @@ def make_clip(label: int, recording: int, take: int) -> np.ndarray:
 
 
 def make_name(*key) -> str:
-    """A file or group name that tells neither class nor order."""
+    """A file or group name that reveals neither class nor order."""
     return hashlib.sha256(repr((SEED, *key)).encode()).hexdigest()[:8]
 
 
 def read_recipe() -> str:
-    """What a complete folder was made by: this very file."""
+    """The marker of a complete folder: a hash of this file."""
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the folder holds the whole sample competition, made by this recipe."""
+    """Whether the folder holds the whole sample competition, made by this version of the code."""
     marker = Path(folder) / MARKER
     return marker.is_file() and marker.read_text() == read_recipe()
 
@@ -259,8 +259,8 @@ def write_sample(folder: Path) -> None:
 
 
 def build_sample(folder: Path) -> Path:
-    """Make the sample competition in the folder unless it is there; a killed build is redone, caches beside
-    it stay.
+    """Make the sample competition in the folder unless it exists; an interrupted build is repeated, and
+    caches beside it stay.
 
     Returns:
         The folder: train.csv, sample_submission.csv, solution.csv, audio_train/, audio_test/; the same bytes

@@ -1,4 +1,4 @@
-"""Sample ids that name stretches of recordings: <recording>_<second at which it ends>, as BirdCLEF's do."""
+"""Sample ids of stretches of recordings: <recording>_<end in seconds>, as in BirdCLEF."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ DATED = re.compile(r"(.+)_(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])", re.A
 
 
 class Segments(NamedTuple):
-    """The ids that name stretches, recording by recording, each with its file and its first and last second;
-    how long they are; the name of each one's recording."""
+    """The ids of stretches by recording, each with its file, start and end in seconds; the length of a
+    stretch; the recording's name of each."""
 
     ids: list[str]
     paths: list[str]
@@ -30,12 +30,12 @@ class Segments(NamedTuple):
 
 
 def find_segments(ids: Sequence[str], files: Files) -> Segments | None:
-    """What the ids of a sample submission mean, none of which is a file's; None if they name no stretches
-    either.
+    """The stretches that the ids of a sample submission name, none of which is a file; None if they name
+    none.
 
-    A stretch is as long as most are apart, and begins so much before its end, never before the recording. An
-    id of which the recording is not there gets the path "". Files of a training folder are never taken: they
-    are labelled clips.
+    The length of a stretch is the commonest distance between ends, less at the start of a recording. An id
+    whose recording is missing gets the path "". Files of a training folder are never used: they are labelled
+    clips.
     """
     named = [match for id in ids if (match := NAMED.fullmatch(id.strip()))]
     if not named or len(named) < len(ids):
@@ -58,8 +58,8 @@ def find_segments(ids: Sequence[str], files: Files) -> Segments | None:
 
 
 def find_step(ends: Iterable[Sequence[float]]) -> float:
-    """How long the stretches are that end at these seconds, sorted, of each recording: as far as most ends
-    are apart, else the earliest one; 0 without any."""
+    """The length of stretches with these ends, sorted, of each recording: the commonest distance, else the
+    earliest end; 0 without any."""
     every = [list(of_one) for of_one in ends if of_one]
     steps = Counter(
         round(after - before, 3) for of_one in every for before, after in pairwise(of_one) if after > before
@@ -70,9 +70,9 @@ def find_step(ends: Iterable[Sequence[float]]) -> float:
 
 
 def find_recordings(files: Files, names: Iterable[str]) -> dict[str, str]:
-    """The file of each recording, none of a training folder's; "" without one.
+    """The file of each recording, outside training folders; "" without one.
 
-    Without a file of its own, a name means the only one that is called so but for a date behind it.
+    A name without a file matches the only file that has a date appended to it.
     """
     distinct = list(dict.fromkeys(names))
     where = dict(zip(distinct, files.resolve_ids(distinct, "subm"), strict=True))
@@ -87,7 +87,7 @@ def find_recordings(files: Files, names: Iterable[str]) -> dict[str, str]:
 
 
 def index_by_date(files: Files) -> dict[str, list[str]]:
-    """The files of no training folder whose name ends in a date, by the name before it."""
+    """The files outside training folders whose name ends in a date, by the name before it."""
     dated: dict[str, list[str]] = {}
     for path in files.audio:
         match = DATED.fullmatch(strip_suffix(path.rpartition("/")[2]))
@@ -97,15 +97,15 @@ def index_by_date(files: Files) -> dict[str, list[str]]:
 
 
 def is_training_file(path: str) -> bool:
-    """Does a file, relative to the root, lie in a training folder?"""
+    """Is a file, relative to the root, in a training folder?"""
     return find_side(path.rpartition("/")[0]) == "train"
 
 
 class KnownIds:
-    """Tells which ids name a file to be submitted, or a stretch of a recording that is there.
+    """Finds the ids that name a file to submit, or a stretch of an existing recording.
 
     Args:
-        labelled: the training clips' files, which are not meant.
+        labelled: the training clips' files, which are left out.
     """
 
     def __init__(self, files: Files, labelled: set[str]):

@@ -1,4 +1,4 @@
-"""Which clips come from one source: by a column, by the names, by what the user says."""
+"""Groups of clips from one source: by a column, by the file names, or by the user's flags."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def find_group_column(
     csv: Path,
     esc: bool,
 ) -> str | None:
-    """The column of a table whose values are the clips' sources, which `layout` takes as well; None without
+    """The column of a table whose values are the clips' sources, also entered in `layout`; None without
     one."""
     layout.group_column = None
     if reading.group_column == NONE or reading.group_pattern:
@@ -53,14 +53,13 @@ def find_group_column(
 
 
 def add_name_groups(files: Files, clips: pd.DataFrame, layout: Layout, reading: Reading) -> pd.DataFrame:
-    """The clips with groups by their names, where a pattern says so or the names plainly do and there are
-    none."""
+    """The clips with groups by their names, by a pattern, or where they have none and the names are clear."""
     names = [files.to_relative(path) for path in clips["path"]]
     if reading.group_pattern:
         name_groups = groups.match_groups(names, reading.group_pattern)
         count = len(set(name_groups) - {""})
         if count < 2 and reading.soft_groups:
-            layout.notes.append(f"no groups: the pattern {reading.group_pattern} gives a single one")
+            layout.notes.append(f"no groups: the pattern {reading.group_pattern} gives a single group")
             return clips
         clips, layout.guessed_groups = clips.assign(group=name_groups), reading.soft_groups
         layout.notes += (
@@ -83,8 +82,8 @@ def add_name_groups(files: Files, clips: pd.DataFrame, layout: Layout, reading: 
 def group_all_clips(
     files: Files, parts: Sequence[pd.DataFrame], layout: Layout, reading: Reading
 ) -> pd.DataFrame:
-    """All clips, train before test before subm, with groups by their names as `add_name_groups` has them: by
-    one part of the names for all labelled clips, so that train and hold-out can be compared."""
+    """All clips, train before test before subm, with groups by their names (`add_name_groups`): by one part
+    of the names for all labelled clips, so that train and hold-out can be compared."""
     clips = pd.concat(parts, ignore_index=True)
     order = clips["split"].map({"train": 0, "test": 1, "subm": 2})
     clips = clips.iloc[order.argsort(kind="stable")].reset_index(drop=True)
@@ -95,7 +94,8 @@ def group_all_clips(
 
 
 def _drop_straddling_groups(clips: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """The clips without the guessed groups that lie in several of the data's own folds, which count more."""
+    """The clips without guessed groups that are in several of the data's own folds, since the folds take
+    precedence."""
     own = clips[(clips["fold"] >= 0) & clips["group"].ne("") & clips["split"].eq("train")]
     parted = own.groupby("group")["fold"].nunique()
     if (parted > 1).any():

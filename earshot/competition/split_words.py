@@ -1,4 +1,4 @@
-"""The words that folders and columns use for the parts of a data set."""
+"""The names of splits that folders and columns use."""
 
 SPLIT_WORDS = {
     "train": "train",

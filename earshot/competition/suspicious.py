@@ -1,4 +1,4 @@
-"""Folders that are read as classes and may be none, and files that lie there twice."""
+"""Warnings about folders that may not be classes, and duplicate files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import raise_if_temporary
 from earshot.core.shell import quote
 
-MOST = 0.8  # of the classes; of the files of one of two copies
+MOST = 0.8  # share of the classes; share of the files of one of two copies
 PEOPLE = re.compile(rf"{PERSON.pattern}|(user|individual|recording|session|p|s|f|m)[ _-]?\d+", re.IGNORECASE)
 SPLITS = {*SPLIT_WORDS, "dev", "development", "holdout", "unlabelled", "unlabeled"}
 PIECES = set("set part fold batch chunk disc cd split subset section volume vol".split())
 NEARLY_ALL = (
-    0.9  # of the files: have coded names; lie in both of two folders, so that one is all of the other
+    0.9  # share of the files: with coded names; in both of two folders, so that one contains the other
 )
 LOOKED_AT = 20  # pairs of files whose content is compared
-COPIES = 8  # of one name and size that are looked at: what recurs in more folders is a common name
-FEWEST = 3  # files that lie there twice: fewer are no folder's copy
+COPIES = 8  # most files of one name and size that are compared: a name in more folders is a common one
+FEWEST = 3  # duplicate files: fewer do not make a copied folder
 
 
 def warn_class_folders(
@@ -37,7 +37,7 @@ def warn_class_folders(
     Args:
         names: (clips,) relative paths with `/`.
         labels: (clips,) the name of each clip's class folder.
-        what: to call them, where they may not be folders.
+        what: their name in the text, where they may not be folders.
     """
     classes = sorted({label.strip() for label in labels if isinstance(label, str) and label.strip()})
     if len(classes) < 2:
@@ -54,7 +54,7 @@ def warn_class_folders(
         if flags or _has_coded_names(names):
             warnings.append(
                 f"warning: the {what} look like people or recordings ({_format_classes(classes)}), and the "
-                "file names carry codes: if the label is in the names, give "
+                "file names hold codes: if the label is in the names, give "
                 f"{flags[0] if flags else '--label-pattern REGEX'}"
             )
     odd = [name for name in classes if list_words(name) and set(list_words(name)) <= SPLITS - {"train"}]
@@ -68,8 +68,7 @@ def warn_class_folders(
 
 
 def _find_split_names(classes: Sequence[str]) -> list[str]:
-    """The classes that are named like splits or numbered parts of one thing: test, set_a, fold1,
-    FSD50K.eval_audio."""
+    """The classes named like splits or numbered parts: test, set_a, fold1, FSD50K.eval_audio."""
     words_of_each = [set(list_words(name)) for name in classes]
     splits_of_each = [words & SPLITS for words in words_of_each]
     if all(splits_of_each) and len(set.union(*splits_of_each)) > 1:
@@ -82,12 +81,12 @@ def _find_split_names(classes: Sequence[str]) -> list[str]:
         numbered = common & (PIECES | SPLITS) or words & PIECES
         if is_split or numbered and all(len(word) == 1 for word in rest - PIECES):
             split_names.append(name)
-    # the vehicle among other classes, and nothing that says split
+    # the vehicle among other classes, and no other word for a split
     return [] if split_names == ["train"] else split_names
 
 
 def _has_coded_names(names: Sequence[str]) -> bool:
-    """Do nearly all file names have three parts and more, most of them with digits?"""
+    """Do nearly all file names have three parts or more, most of them with digits?"""
     parts = [re.split(r"[_\-. ]+", strip_suffix(name.rpartition("/")[2])) for name in names]
     coded = 0
     for pieces in parts:
@@ -105,7 +104,7 @@ def _join_flags(flags: Sequence[str]) -> str:
 
 
 def warn_unknown_test_classes(train: set[str], test: set[str], left_out: bool = False) -> list[str]:
-    """A warning on the hold-out's classes that training lacks, each with the one it may mean.
+    """A warning about classes of the hold-out that training lacks, each with a similar one.
 
     Args:
         left_out: their clips are left out.
@@ -128,15 +127,15 @@ def warn_unknown_test_classes(train: set[str], test: set[str], left_out: bool = 
 def find_duplicate_files(
     names: Sequence[str], sizes: Sequence[int], root: str | os.PathLike | None = None
 ) -> tuple[list[int], str]:
-    """The files that lie there once more below another folder, with the same parent folder, name and size.
+    """The duplicate files below another folder, with the same parent folder, name and size.
 
     Args:
         names: relative paths with `/`.
         sizes: bytes.
-        root: their folder: the contents of some pairs are compared. Without it sizes that are all alike count
-            only where one folder holds the whole other tree again.
+        root: their folder, to compare the contents of some pairs. Without it, files that all have one size
+            count only where one folder contains the whole other tree.
     Returns:
-        the indices to leave out (of the copy that lies deeper), ascending, [] without any; a note line, ""
+        the indices to leave out (of the deeper copy), ascending, [] without any; a line about them, ""
         without any.
     """
     places: dict[str, dict[tuple[str, str, int], int]] = {}
@@ -172,14 +171,14 @@ def find_duplicate_files(
     if not left:
         return [], ""
     where = "; ".join(f"{two}/ and {one if one == '.' else f'{one}/'}" for one, two in pairs)
-    return sorted(left), f"{len(left)} audio files lie there twice ({where}): one copy is used"
+    return sorted(left), f"{len(left)} audio files are duplicates ({where}): one copy is used"
 
 
 def _are_copies(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str, str, bool], root) -> bool:
-    """Are the pairs copies: by their contents where they can be read, else by their sizes?"""
+    """Are the pairs copies? By their contents where they can be read, else by their sizes."""
     path, two, whole = tops
     if {w for w in list_words(path) if w in SPLITS} != {w for w in list_words(two) if w in SPLITS}:
-        return False  # files of a split may have another's names
+        return False  # files of a split may have the names of another split's
     if root is not None:
         step = max(1, len(pairs) // LOOKED_AT)
         try:
@@ -193,7 +192,7 @@ def _are_copies(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str,
 
 
 def _find_differing_folders(one: str, two: str) -> tuple[str, str]:
-    """Two folders without the folders at their end that have the same name."""
+    """Two folders without their common last folders."""
     first, second = one.split("/") if one else [], two.split("/") if two else []
     while first and second and first[-1] == second[-1] and len(second) > 1:
         first.pop()

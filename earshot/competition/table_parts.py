@@ -1,5 +1,5 @@
-"""Which rows of a table are to train on, held out or to be submitted: by its column of splits, by folders, by
-other tables."""
+"""Splits of a table's rows into training, hold-out and submission: by its split column, by folders, by other
+tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 
 from earshot.competition import labels
-from earshot.competition.asked import build_unlabelled_rows
 from earshot.competition.csv_checks import check_has_rows, check_header, check_stray_quotes
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
@@ -17,6 +16,7 @@ from earshot.competition.labelled import build_labelled_rows
 from earshot.competition.layout import Layout
 from earshot.competition.names import find_side
 from earshot.competition.split_words import SPLIT_WORDS
+from earshot.competition.submission_rows import build_unlabelled_rows
 from earshot.competition.tables import Tables
 from earshot.core import spelling
 from earshot.core.csv_table import format_cell
@@ -34,7 +34,7 @@ def has_no_labels(frame: pd.DataFrame, how: labels.Labels) -> bool:
 def split_by_column(
     frame: pd.DataFrame, id_column: str, how: labels.Labels, layout: Layout, csv: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The rows of a table to train on, and those that its column of splits holds out; None without such a
+    """The training rows of a table, and the rows that its split column holds out; None without such a
     column."""
     for column in frame.columns:
         if column in (id_column, *how.columns) or column.lower() not in SPLIT_COLUMNS:
@@ -45,7 +45,7 @@ def split_by_column(
                 return frame[splits != "test"], frame[splits == "test"]
             line = splits.isna().idxmax()
             layout.notes.append(
-                f"warning: {csv.name}: column {column} is not used, and all rows count as train: "
+                f"warning: {csv.name}: column {column} is not used, so all rows count as train: "
                 f"{format_cell(frame[column][line]) or 'nothing'} in line {line} is none of train, "
                 "validation, test"
             )
@@ -55,7 +55,7 @@ def split_by_column(
 def split_by_test_folders(
     files: Files, frame: pd.DataFrame, id_column: str
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The rows to train on, and the labelled rows whose clips lie in a test folder; None without any."""
+    """The training rows, and the labelled rows whose clips are in a test folder; None without any."""
     candidates = [files.find_candidates(id) for id in frame[id_column]]
     in_test_folder = pd.Series(
         [
@@ -72,7 +72,7 @@ def split_by_test_folders(
 
 
 def find_listed_clips(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd.Series:
-    """Which training clips test tables without labels name, all of whose clips are training clips."""
+    """The training clips in test tables without labels whose clips are all training clips."""
     known, named = set(clips["path"]), set()
     for test in tests:
         frame = tables.read_table(test).frame

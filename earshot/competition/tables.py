@@ -1,4 +1,4 @@
-"""The tables among a competition's files: which there are, how they are read, what each is for."""
+"""The tables among a competition's files: how they are read, and the role of each."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from earshot.core.errors import UserError, raise_if_temporary
 
 SAMPLE = re.compile("sample.*sub")
 SUBMISSION = re.compile("subm|predict")
-# as a sample submission may be called, too, if it says nothing of its clips
+# other names of sample submissions, if they hold no labels
 TEMPLATE = re.compile(
     "^subs?([^a-z]|$)|sample|baseline|template|example|upload|answer|dummy|random|format|test.?labels"
 )
-NEARLY_ALL = 0.9  # of a table's ids are in another one that has their files: a few clips may be lost
-TEXT_BYTES = 100_000_000  # a larger .txt is no table of clips
+NEARLY_ALL = 0.9  # share of a table's ids in another table that has their files: a few clips may be missing
+TEXT_BYTES = 100_000_000  # a larger .txt is not a table of clips
 
 
 class Table(NamedTuple):
-    """A table of the competition: its path as it is opened below the root, its rows, has it a header?"""
+    """A table of the competition: its path below the root, its rows, and whether it has a header."""
 
     path: str
     frame: pd.DataFrame
@@ -38,17 +38,17 @@ class Table(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """A line where the header is made up."""
+        """A line where the header is generated."""
         if self.headed:
             return []
         return [
-            f"{Path(self.path).name} has no header: its columns are called "
+            f"{Path(self.path).name} has no header: its columns are named "
             f"{csv_table.format_list(self.frame.columns, 3)}"
         ]
 
 
 class Tables:
-    """The tables of a folder, each read once and only when it is needed."""
+    """The tables of a folder, each read once and only when needed."""
 
     def __init__(self, files: Files):
         self.files = files
@@ -60,7 +60,7 @@ class Tables:
     def read_table(self, path: str) -> Table:
         """A table by its path.
 
-        A first row that is data, as it names an audio file or repeats a cell in a matrix, is no header.
+        A first row that names an audio file, or repeats a cell in a matrix, is data, not a header.
 
         Raises:
             UserError: not readable as a table.
@@ -97,8 +97,8 @@ class Tables:
         return Table(path, frame)
 
     def expand_by_source(self, path: str) -> tuple[Table, str] | None:
-        """A table with a row per source of the clips as one with a row per clip, and its column of sources;
-        None where it is none."""
+        """A table with a row per source as one with a row per clip, and its column of sources; None for
+        another table."""
         table = self.read_table(path)
         headers = [table.frame] if table.headed else []
         if not table.headed or len(table.frame.columns) == 2:  # two columns: the header may be a row
@@ -109,7 +109,7 @@ class Tables:
         best: tuple[Table, str] | None = None
         for frame in headers:
             expanded = expand_sources(frame, self.files)
-            # a row that is no header has clips
+            # a row that is not a header has clips
             if expanded and (best is None or len(expanded[0]) > len(best[0].frame)):
                 rows, column = expanded
                 best = Table(path, rows, headed=frame is table.frame and table.headed), column
@@ -128,11 +128,11 @@ class Tables:
         return frame if found else None
 
     def find_sample(self) -> str | None:
-        """The sample submission: a csv that is called so, or like a submission and names clips without
-        labels, every cell of each other column the same or a number.
+        """The sample submission: a csv with that name, or one named like a submission that has clips without
+        labels, and in each other column the same value or numbers.
 
         Raises:
-            UserError: several may be it.
+            UserError: several files may be it.
         """
         csvs = [c for c in self.paths if c.lower().endswith((".csv", ".tsv"))]
         called = [c for c in csvs if SAMPLE.search(Path(c).name.lower())]
@@ -155,7 +155,7 @@ class Tables:
         """Does a table name clips without labels?
 
         Args:
-            sure: all cells of a column must be the same, and its clips lie in a test folder.
+            sure: all cells of a column must be the same, and its clips be in a test folder.
         """
         try:
             frame = self.read_table(path).frame
@@ -174,8 +174,8 @@ class Tables:
         return "train" not in sides and plain
 
     def find_id_column(self, path: str) -> str | None:
-        """The column of a table that names audio files, also by the ends of their names, which
-        `Files.alias` then knows; None without one.
+        """The column of a table that names audio files, also by the ends of their names, which `Files.alias`
+        then holds; None without one.
 
         Raises:
             UserError: the table cannot be read.
@@ -197,8 +197,8 @@ class Tables:
 
 
 def _read_stacked_header(path: Path) -> pd.DataFrame | None:
-    """A table with several header rows, as pandas writes them: the last one names the index alone. Its
-    columns are called by their lowest row where that is clear. None where it is none."""
+    """A table with several header rows, as pandas writes them, of which the last names only the index. Its
+    columns are named by their lowest header row where that is unique. None for another table."""
     try:
         frame = csv_table.read(path, header_row=False)
     except UserError:
@@ -225,7 +225,7 @@ def _are_distinct(cells: pd.Series) -> bool:
 
 
 def looks_tabular(path: Path) -> bool:
-    """Does a text file begin with lines of as many fields each, or with a header that ends in [so]?"""
+    """Does a text file begin with lines of equally many fields, or with a header that ends in [brackets]?"""
     try:
         if os.path.getsize(path) > TEXT_BYTES:
             return False
@@ -234,7 +234,7 @@ def looks_tabular(path: Path) -> bool:
     except UnicodeDecodeError:
         return False
     except OSError as error:
-        raise_if_temporary(path, error)  # a table must not vanish with a drive
+        raise_if_temporary(path, error)  # a table must not be dropped because a drive is away
         return False
     lines = [line for line in lines if line.strip()]
     if len(lines) < 2:
@@ -246,8 +246,8 @@ def looks_tabular(path: Path) -> bool:
 
 
 def has_blank_columns(files: Files, text: str) -> bool:
-    """Has a text file lines of as many words each, one of which names a clip and one a label in letters, for
-    a good part of the clips?"""
+    """Does a text file have lines of equally many words, one of them a clip and one a label in letters, for
+    many of the clips?"""
     try:
         if os.path.getsize(files.root / text) > TEXT_BYTES:
             return False
@@ -268,7 +268,7 @@ def has_blank_columns(files: Files, text: str) -> bool:
 
 
 def get_role(path: str) -> str | None:
-    """What a table is for by its name, else by its folders': "train", "test" or "valid"; None for neither."""
+    """The role of a table by its name, else by its folders: "train", "test" or "valid"; None for neither."""
     for text in (Path(path).stem, *reversed(Path(path).parts[:-1])):
         roles = set()
         for word in list_words(text):
@@ -284,7 +284,7 @@ def get_role(path: str) -> str | None:
 
 
 def choose_table(files: Files, paths: Sequence[str], names: Sequence[str], what: str, fix: str) -> str | None:
-    """The path with a preferred file name, the least deep one; else the only path; None without any."""
+    """The path with a preferred file name, the least nested one; else the only path; None without any."""
     chosen = [p for p in paths if Path(p).name.lower() in names] or list(paths)
     chosen = [p for p in chosen if p.count("/") == chosen[0].count("/")]
     if len(chosen) > 1:
@@ -293,8 +293,8 @@ def choose_table(files: Files, paths: Sequence[str], names: Sequence[str], what:
 
 
 def join_through(tables: Tables, table: Table, others: Sequence[str]) -> str | None:
-    """Find the files of a table that names none, through another one that has a column of its ids and one of
-    files; `Files.alias` then knows them.
+    """Find the files of a table that names none, through another table with its ids and files; `Files.alias`
+    then holds them.
 
     Returns:
         the table's column of ids, None where no other table fits.

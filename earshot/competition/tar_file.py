@@ -1,4 +1,4 @@
-"""A tar, compressed or not, unpacked as safely as a zip: what zip_file.py has of zips, of tars."""
+"""Unpacks a tar, compressed or not, as safely as zip_file.py does a zip."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 
 from earshot.competition import zip_file
 
-LARGEST_HEADER = 1 << 20  # bytes: a header holds a long name and a few numbers
-LARGEST_GLOBAL = 4 << 20  # ... of all headers that hold for the whole tar
-ENDS = 1 << 20  # bytes at either end that a signature reads
+LARGEST_HEADER = 1 << 20  # most bytes of a header, which holds a long name and a few numbers
+LARGEST_GLOBAL = 4 << 20  # ... of all headers that apply to the whole tar
+ENDS = 1 << 20  # bytes at each end that a signature reads
 
 
 class StrictTarInfo(tarfile.TarInfo):
-    """A member whose header takes little memory, and whose damage is an error: tarfile takes a damaged header
-    for the end."""
+    """A member with a small header; a damaged header is an error, which tarfile would take for the end."""
 
     @classmethod
     def fromtarfile(cls, archive):
@@ -65,19 +64,19 @@ def unpack_archive(path: Path, into: Path) -> Path:
 
 @contextlib.contextmanager
 def open_archive(path: Path) -> Iterator[tarfile.TarFile]:
-    """The tar to be read; a NotWhole for one that is no tar or damaged."""
+    """The open tar; NotWhole if it is damaged or not a tar."""
     try:
         with tarfile.open(path, "r:*", tarinfo=StrictTarInfo) as archive:
             yield archive
     except tarfile.TarError as error:
-        reason = str(error).splitlines()[0].strip(": ")  # below it stands what every decoder says
+        reason = str(error).splitlines()[0].strip(": ")  # the reasons of all decoders follow
         raise zip_file.DamagedArchive(
-            f"{path} is not a whole tar file ({reason}): download it again"
+            f"{path} is not a complete tar file ({reason}): download it again"
         ) from None
 
 
 def check_members(archive: tarfile.TarFile, path: Path) -> list[tuple[tarfile.TarInfo, str]]:
-    """The files to unpack with their relative paths; a UserError for a tar that is not to be trusted."""
+    """The files to unpack with their relative paths; UserError for a tar that is not safe to unpack."""
     members, total = [], 0
     for number, info in enumerate(archive, 1):
         zip_file.check_count(path, number)
@@ -90,8 +89,8 @@ def check_members(archive: tarfile.TarFile, path: Path) -> list[tuple[tarfile.Ta
 
 
 def compute_signature(archive: tarfile.TarFile, path: Path) -> str:
-    """What a tar holds, from its size, time and both ends (that of a compressed one has a checksum): to list
-    the members, all of it must be unpacked."""
+    """A signature of a tar, from its size, time and both ends (a compressed one ends in a checksum); listing
+    its members would mean unpacking all of it."""
     status = os.stat(path)
     digest = hashlib.sha256(f"tar {status.st_size} {status.st_mtime_ns}".encode())
     with open(path, "rb") as file:

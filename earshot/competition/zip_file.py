@@ -1,4 +1,4 @@
-"""A zip unpacked safely, and what that shares with other archives: guards, markers, errors."""
+"""Unpacks a zip safely; the checks, markers and errors are shared with other archives."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.files import hold_lock
 
 MAX_MEMBERS = 500_000
-MAX_RATIO = 100  # audio hardly compresses: a zip that grows a hundredfold is a bomb ...
+MAX_RATIO = 100  # audio hardly compresses: a zip that grows a hundredfold is a zip bomb ...
 MAX_SMALL = 2**30  # ... unless all of it is small (digital silence and csv files do compress)
 MARKER = ".unpacked"
 DAMAGED = (
@@ -40,14 +40,14 @@ class DamagedArchive(UserError):
 
 
 class UnpackError(UserError):
-    """The archive may be sound: what comes out of it cannot be written."""
+    """The archive may be fine, but its content can't be written."""
 
 
 def unpack_archive(path: Path, into: Path) -> Path:
     """Unpack a zip into the folder `into`, or find it unpacked there; returns its single top folder, else
     `into`.
 
-    Unpacks beside `into` and renames, so that a killed run leaves nothing half-made; a changed zip replaces
+    Unpacks beside `into` and renames, so that a killed run leaves nothing incomplete; a changed zip replaces
     it.
 
     Raises:
@@ -65,26 +65,26 @@ def unpack_archive(path: Path, into: Path) -> Path:
 
 
 def open_archive(path: Path) -> zipfile.ZipFile:
-    """The zip to be read."""
+    """The open zip."""
     return zipfile.ZipFile(path)
 
 
 @contextlib.contextmanager
 def report_errors(path: Path, into: Path) -> Iterator[None]:
-    """Whatever keeps an archive from being unpacked as a UserError."""
+    """Turn everything that keeps an archive from being unpacked into a UserError."""
     try:
         yield
     except zipfile.BadZipFile as error:
-        raise DamagedArchive(f"{path} is not a whole zip file ({error}): download it again") from None
+        raise DamagedArchive(f"{path} is not a complete zip file ({error}): download it again") from None
     except DAMAGED as error:  # encrypted, unknown compression, damaged
         error_class = (
             DamagedArchive if isinstance(error, (zlib.error, lzma.LZMAError, EOFError)) else UserError
         )
-        raise error_class(f"cannot unpack {path}: {error or type(error).__name__}") from None
+        raise error_class(f"can't unpack {path}: {error or type(error).__name__}") from None
     except OSError as error:
         raise_if_temporary(path, error)
-        line = f"cannot unpack {path} into {into}: {error.strerror or error}"
-        # without a number it is a decoder's; and a name may be one that no folder can hold
+        line = f"can't unpack {path} into {into}: {error.strerror or error}"
+        # without an errno it is a decoder's error; or a name that no folder can hold
         error_class = (
             UnpackError
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -94,10 +94,10 @@ def report_errors(path: Path, into: Path) -> Iterator[None]:
 
 
 def fill_folder(into: Path, state: str, write: Callable[[Path], None]) -> None:
-    """Have the folder `into` hold what `write` writes into an empty folder, unless it does already.
+    """Fill the folder `into` by `write`, which is given an empty folder, unless it is filled already.
 
     Args:
-        state: what it is made of, as `compute_signature` says it.
+        state: its content, as `compute_signature` gives it.
     """
     if not has_content(into, state):
         with hold_lock(into.parent, "the unpacked zip in", wait=True):
@@ -127,7 +127,7 @@ def replace_folder(into: Path, state: str, write: Callable[[Path], None]) -> Non
 
 
 def find_mirror_source(folder: Path) -> Path | None:
-    """The folder whose files a folder of links stands for (inner_archives makes them); None for any other."""
+    """The original of a folder of links (made by inner_archives); None for any other folder."""
     try:
         with open(folder / MARKER, encoding="utf-8") as file:
             text = file.read(1 << 16)
@@ -137,13 +137,13 @@ def find_mirror_source(folder: Path) -> Path | None:
 
 
 def find_content_root(into: Path) -> Path:
-    """Where the files of an unpacked zip begin: its single top folder, else `into`."""
+    """The top of an unpacked zip: its single top folder, else `into`."""
     top = [p for p in into.iterdir() if not p.name.startswith(".")]
     return top[0] if len(top) == 1 and top[0].is_dir() else into
 
 
 def check_members(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, str]]:
-    """The files to unpack with their relative paths; a UserError for a zip that is not to be trusted."""
+    """The files to unpack with their relative paths; UserError for a zip that is not safe to unpack."""
     infos = archive.infolist()
     check_count(path, len(infos))
     members = []
@@ -159,8 +159,8 @@ def check_members(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.Zi
 
 
 def check_name(path: Path, name: str, shown: str, plain: bool) -> str:
-    """A member's relative path with / between its parts; a UserError if it leads outside or is not plain, but
-    a link or a device."""
+    """A member's relative path with / between its parts; UserError if it leads outside, or is a link or a
+    device."""
     name = name.replace("\\", "/")  # zips made on Windows
     if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
         raise UserError(f"{path} is not safe to unpack: its member {shown!r} leads outside the folder")
@@ -170,7 +170,7 @@ def check_name(path: Path, name: str, shown: str, plain: bool) -> str:
 
 
 def check_count(path: Path, count: int) -> None:
-    """Raise UserError for more members than a file system should have to take."""
+    """Raise UserError for too many members."""
     if count > MAX_MEMBERS:
         raise UserError(
             f"{path} has {count} members, more than {MAX_MEMBERS}: unpack it yourself if you trust it"
@@ -178,7 +178,7 @@ def check_count(path: Path, count: int) -> None:
 
 
 def check_size(path: Path, total: int) -> None:
-    """Raise UserError for more bytes than come out of an archive of audio of this size."""
+    """Raise UserError for more bytes than an archive of audio of this size unpacks to."""
     if total > get_size_limit(path):
         raise UserError(
             f"{path} would unpack to {total / 1e9:.1f} GB, more than {MAX_RATIO} times its size: "
@@ -187,14 +187,15 @@ def check_size(path: Path, total: int) -> None:
 
 
 def get_size_limit(path: Path) -> int:
-    """The bytes that may come out of an archive."""
+    """The most bytes that an archive may unpack to."""
     return max(MAX_SMALL, MAX_RATIO * os.path.getsize(path))
 
 
 def get_member_name(info: zipfile.ZipInfo) -> str:
-    """A member's name: UTF-8 where its bytes are that, although the zip does not say so, as those of a Mac.
+    """A member's name: UTF-8 where its bytes are valid UTF-8, even if the zip does not declare it, as on a
+    Mac.
 
-    Names without the flag are code page 437 by the standard, in which hardly any text is valid UTF-8 as well.
+    Names without the flag are code page 437 by the standard, in which hardly any text is valid UTF-8.
     """
     if info.flag_bits & 0x800 or info.filename.isascii():
         return info.filename
@@ -205,13 +206,13 @@ def get_member_name(info: zipfile.ZipInfo) -> str:
 
 
 def is_mac_file(part: str) -> bool:
-    """Is a part of a path what a Mac adds for itself?"""
+    """Is a part of a path one that macOS adds?"""
     return part == "__MACOSX" or part.startswith("._")
 
 
 def compute_signature(archive: zipfile.ZipFile, path: Path) -> str:
-    """What a zip holds, from its size and central directory: cheap, and another download of the same zip is
-    equal."""
+    """A signature of a zip, from its size and central directory: cheap, and equal for another download of the
+    same zip."""
     digest = hashlib.sha256(str(os.path.getsize(path)).encode())
     for info in archive.infolist():
         digest.update(
@@ -223,7 +224,7 @@ def compute_signature(archive: zipfile.ZipFile, path: Path) -> str:
 def extract_members(
     archive: zipfile.ZipFile, members: list[tuple[zipfile.ZipInfo, str]], folder: Path, path: Path
 ) -> None:
-    """Write the members below the folder, counting real bytes: the sizes that a zip declares may lie."""
+    """Write the members below the folder, counting real bytes, since the declared sizes may be wrong."""
     left = get_size_limit(path)
     make_room(folder, path, sum(info.file_size for info, _ in members))
     for info, name in members:
@@ -232,7 +233,7 @@ def extract_members(
 
 
 def make_room(folder: Path, path: Path, total: int) -> None:
-    """Make the folder, if what is to come into it fits the disk."""
+    """Make the folder, if its content will fit on the disk."""
     folder.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
     if total > free:
@@ -243,7 +244,7 @@ def make_room(folder: Path, path: Path, total: int) -> None:
 
 
 def copy_member(source: IO[bytes], target: Path, left: int, path: Path) -> int:
-    """Write a member, which may have so many bytes; returns how many are left for the others."""
+    """Write a member of at most so many bytes; returns how many are left for the others."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target, "wb") as out:
         while block := source.read(2**20):

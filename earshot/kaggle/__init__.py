@@ -1,1 +1,1 @@
-"""Kaggle, through its official client alone: download, bundle, push, submit."""
+"""Kaggle by its official client: download, bundle, push, submit."""

@@ -1,4 +1,4 @@
-"""python -m earshot.kaggle bundle | push NOTEBOOK | scores: what goes to Kaggle and comes back."""
+"""python -m earshot.kaggle bundle | push NOTEBOOK | scores."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ ABOUT = (
     "\n"
     "  python -m earshot.kaggle bundle              one folder to upload as a dataset: code, --weights, "
     "--runs, --wheels; --push\n"
-    "  python -m earshot.kaggle push NOTEBOOK       run a notebook there: its log on the terminal, its "
+    "  python -m earshot.kaggle push NOTEBOOK       run a notebook there: log on the terminal, "
     "output in outputs/\n"
-    "  python -m earshot.kaggle scores              the submissions there; scores that came late go into "
+    "  python -m earshot.kaggle scores              list submissions, and enter late scores in "
     "the ledger"
 )
 
 
 def main(argv: list[str]) -> None:
-    """Choose the verb, parse its flags, do it."""
+    """Parse the verb and its flags, and run it."""
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if help_pages.wants_help([verb]):
         print(ABOUT + "\n\nEach has its own --help.")
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
 
 
 def make_bundle(flags: BundleFlags) -> None:
-    """Make the bundle, upload it where that is asked for, say what comes next."""
+    """Make the bundle, upload it with --push, and print the next step."""
     from earshot.kaggle import bundle, push
 
     with hold_lock(Path(flags.out).absolute().parent / ".bundle", "the bundle in"):

@@ -1,4 +1,4 @@
-"""One folder to upload as a Kaggle dataset: the code, and the weights, runs and wheels that are asked for."""
+"""One folder to upload as a Kaggle dataset: the code, and the chosen weights, runs and wheels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from earshot.core.files import hash_file, write_json, write_text
 from earshot.kaggle.flags import BundleFlags
 
 ROOT = Path(__file__).resolve().parents[2]
-# What runs on Kaggle, below ROOT: not the tests, not the benchmarks, nothing of data/, runs/ or submissions/.
+# The files for Kaggle, below ROOT: no tests, benchmarks, data/, runs/ or submissions/.
 CODE = (
     "get_features.py train.py predict.py doctor.py app.py earshot models recipes notebooks requirements.txt "
     "constraints-kaggle.txt constraints-p100.txt README.md LICENSE"
@@ -25,9 +25,15 @@ CODE = (
 KINDS = (".py", ".yaml", ".md", ".txt", ".ipynb", ".json", ".html", ".css", ".js", "")
 METADATA, SUMS = "dataset-metadata.json", "SHA256SUMS"
 SECRETS = ("kaggle.json", "access_token", "access_token.txt", "credentials.json", "token")
-LACKING = ("tyro",)  # of requirements.txt, what Kaggle's image has not
-NEVER = ("torch", "torchaudio", "torchvision", "torchcodec", "triton")  # the image's are built for its driver
-# What torch and transformers need is there as well, in versions that do.
+LACKING = ("tyro",)  # packages of requirements.txt that Kaggle's image lacks
+NEVER = (
+    "torch",
+    "torchaudio",
+    "torchvision",
+    "torchcodec",
+    "triton",
+)  # never replaced: the image's are built for its driver
+# Requirements of torch and transformers, which the image has in suitable versions.
 THERE = (
     "filelock fsspec jinja2 markupsafe mpmath networkx packaging pillow regex safetensors setuptools sympy "
     "typing-extensions"
@@ -41,17 +47,17 @@ OWNER = "INSERT_YOUR_NAME"
 
 
 def make(flags: BundleFlags) -> Path:
-    """Build the folder beside itself, then put it in its place; returns it.
+    """Build the folder beside its place, then rename it; returns it.
 
     Raises:
-        UserError: a slug that Kaggle refuses, weights or runs that are not there, a folder in the way, no
-            wheels to be had.
+        UserError: a slug that Kaggle refuses, missing weights or runs, another folder in its place, no wheels
+            found.
     """
     if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{4,48})[a-z0-9]", flags.slug):
-        raise UserError(f"--slug {flags.slug}: Kaggle wants 6 to 50 small letters, digits and hyphens")
+        raise UserError(f"--slug {flags.slug}: Kaggle takes 6 to 50 lower-case letters, digits and hyphens")
     out = Path(flags.out)
     if out.exists() and not (out / SUMS).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is in the way and is no bundle: move it away, or choose another folder")
+        raise UserError(f"--out {out} exists and is not a bundle: move it away, or choose another folder")
     parts = {
         "code": [(ROOT / name, name) for name in list_product_files()],
         **{f"weights/{path.name}": [*walk_files(path)] for path in check_sources("--weights", flags.weights)},
@@ -79,8 +85,8 @@ def make(flags: BundleFlags) -> Path:
 
 
 def list_product_files() -> list[str]:
-    """The product's files, relative to ROOT: those that git tracks, or, in an unpacked copy, all of the
-    product's kinds."""
+    """The project's files, relative to ROOT: those that git tracks; in an unpacked copy, all with the usual
+    suffixes."""
     names: list[str] = []
     if (ROOT / ".git").exists() and shutil.which("git"):
         command = ["git", "-C", str(ROOT), "ls-files", "-z", "--", *CODE]
@@ -94,8 +100,8 @@ def list_product_files() -> list[str]:
 
 
 def walk_files(path: Path) -> Iterator[tuple[Path, str]]:
-    """(file, name relative to `path`) of a folder, or the file itself ("" its name); no links, nothing
-    hidden, no credentials."""
+    """(file, name relative to `path`) of a folder, or the file itself, named ""; no links, hidden files or
+    credentials."""
     if path.is_file():
         yield path, ""
         return
@@ -112,8 +118,8 @@ def walk_files(path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def check_sources(flag: str, names: tuple[str, ...]) -> list[Path]:
-    """The named files and folders; a UserError for what is missing, is called like credentials, or like
-    another of them."""
+    """The named files and folders; UserError for one that is missing, named like credentials, or named like
+    another."""
     paths = [Path(name).expanduser().resolve() for name in names]
     for path, name in zip(paths, names, strict=True):
         if not path.exists():
@@ -121,12 +127,12 @@ def check_sources(flag: str, names: tuple[str, ...]) -> list[Path]:
         if path.name.lower() in SECRETS or path.name.startswith("."):
             raise UserError(f"{flag} {name}: hidden files and credentials are not bundled")
         if sum(other.name == path.name for other in paths) > 1:
-            raise UserError(f"{flag}: two are called {path.name}: rename one")
+            raise UserError(f"{flag}: two have the name {path.name}: rename one")
     return paths
 
 
 def find_runs(flags: BundleFlags) -> list[Path]:
-    """The folders of the runs asked for, each one a run with all its settings."""
+    """The folders of the chosen runs, each checked to be a complete run."""
     from earshot.training.run import CONFIG, Run
 
     folders = []
@@ -137,26 +143,25 @@ def find_runs(flags: BundleFlags) -> list[Path]:
 
 
 def download_wheels(folder: Path, packages: tuple[str, ...]) -> None:
-    """Download the packages that Kaggle's image lacks, and what of their own needs it lacks too, as wheels
-    for its Python.
+    """Download the packages that Kaggle's image lacks, with their missing requirements, as wheels for its
+    Python.
 
     Raises:
-        UserError: torch is asked for, pip finds no set of versions beside the image's, or there is no
-            network.
+        UserError: torch is among them, pip finds no versions that fit the image's, or there is no network.
     """
     pinned = ROOT / "constraints-kaggle.txt"
     image = {
         normalise_name(name) for name in re.findall(r"^([^#\s]+?)\s*==", pinned.read_text(), re.MULTILINE)
     }
-    asked = {normalise_name(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
-    if asked & set(NEVER):
+    named = {normalise_name(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
+    if named & set(NEVER):
         raise UserError(
-            f"--packages {', '.join(sorted(asked & set(NEVER)))}: Kaggle's own is built for its driver, and "
+            f"--packages {', '.join(sorted(named & set(NEVER)))}: Kaggle's own is built for its driver, and "
             "stays"
         )
     folder.mkdir(parents=True)
     print(f"bundle: wheels of {', '.join(packages)} (pip)", flush=True)
-    # First only which versions: what the image has already is not worth its gigabytes.
+    # First only resolve versions: packages that the image has need no gigabytes of download.
     dry_run = "--dry-run --quiet --ignore-installed --report -".split()
     limits = ["--target", str(folder), "-c", str(pinned), *TARGET]
     report = json.loads(run_pip("install", *dry_run, *limits, *packages))
@@ -166,7 +171,7 @@ def download_wheels(folder: Path, packages: tuple[str, ...]) -> None:
     lacking = [
         f"{name}=={version}"
         for name, version in chosen.items()
-        if name in asked or name not in image | {*NEVER, *THERE} and not name.startswith(("nvidia-", "cuda-"))
+        if name in named or name not in image | {*NEVER, *THERE} and not name.startswith(("nvidia-", "cuda-"))
     ]
     run_pip("download", "--quiet", "--no-deps", "--dest", str(folder), *TARGET, *lacking)
     write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in sorted(lacking)))
@@ -174,16 +179,14 @@ def download_wheels(folder: Path, packages: tuple[str, ...]) -> None:
 
 
 def run_pip(*arguments: str) -> str:
-    """What pip prints; a UserError with its last complaint."""
+    """The output of pip; UserError with its last error."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        lines = done.stderr.splitlines() or ["no word"]
+        lines = done.stderr.splitlines() or ["no message"]
         errors = [line for line in lines if line.startswith("ERROR")] or lines
         reason = errors[-1].removeprefix("ERROR: ")[:240]
-        raise UserError(
-            f"--wheels: pip {arguments[0]} fails: {reason}; without a network, leave --wheels away"
-        )
+        raise UserError(f"--wheels: pip {arguments[0]} fails: {reason}; without a network, remove --wheels")
     return done.stdout
 
 
@@ -193,19 +196,19 @@ def normalise_name(name: str) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the checksums of all files: `sha256sum -c SHA256SUMS` compares them."""
+    """Write the checksums of all files; `sha256sum -c SHA256SUMS` verifies them."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     names = [name for name in names if name not in (METADATA, SUMS)]
     write_text(folder / SUMS, "".join(f"{hash_file(folder / name)}  {name}\n" for name in names))
 
 
 def make_title(slug: str) -> str:
-    """A title of which Kaggle makes this very slug."""
+    """A title from which Kaggle makes this slug."""
     return slug.replace("-", " ").capitalize()
 
 
 def read_owner(out: Path) -> str:
-    """The owner that an earlier upload of this bundle put into its metadata, else a name to be replaced."""
+    """The owner in the metadata of an earlier upload of this bundle, else a placeholder."""
     try:
         return str(json.loads((out / METADATA).read_text())["id"]).split("/")[0]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The official client: signed in, kept quiet, and what it raises in one line with the fix."""
+"""The official client, signed in and quiet; its errors become one line with a fix."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any
 from earshot.core.errors import UserError
 
 CREDENTIALS = (
-    "make a token at https://www.kaggle.com/settings (API, generate new token) and put it into "
-    "~/.kaggle/access_token, or into the environment variable KAGGLE_API_TOKEN; `kaggle auth login` does it "
-    "in a browser"
+    "make a token at https://www.kaggle.com/settings (API, generate new token) and put it in "
+    "~/.kaggle/access_token, or into the environment variable KAGGLE_API_TOKEN; `kaggle auth login` does "
+    "that in a browser"
 )
-POLL = 10.0  # seconds from the first question to the second, half as long again each time ...
+POLL = 10.0  # seconds between the first two polls, half as long again each time ...
 SLOWEST = 60.0  # ... up to this
 
 
 class NotFound(UserError):
-    """Kaggle answered 404, or 403, which it also says of what is another's and private."""
+    """Kaggle answered 404, or 403, which it also does for private data of others."""
 
 
 def connect() -> Any:
     """The client, signed in.
 
     Raises:
-        UserError: no credentials, refused ones, no network, or the package is missing.
+        UserError: no or wrong credentials, no network, or the package is missing.
     """
     with translate_errors("Kaggle"):
         try:
@@ -39,17 +39,17 @@ def connect() -> Any:
                 f"the official client cannot be imported ({error}): pip install 'kaggle>=2.2.5' six"
             ) from None
         api = KaggleApi()
-        # that prints the Authorization header
+        # it prints the Authorization header
         api.args = [argument for argument in api.args if argument != "--verbose"]
         try:
             api.authenticate()
         except SystemExit:
-            raise UserError(f"Kaggle needs credentials, and there are none: {CREDENTIALS}") from None
+            raise UserError(f"no Kaggle credentials found: {CREDENTIALS}") from None
     return api
 
 
 def get_user(api: Any) -> str:
-    """The name of whose credentials these are."""
+    """The user name of the credentials."""
     return str(api.get_config_value("username") or "")
 
 
@@ -57,21 +57,21 @@ def get_user(api: Any) -> str:
 def translate_errors(
     what: str, *, forbidden: str = "", absent: str = "", api: Any = None
 ) -> Iterator[io.StringIO]:
-    """Within, what the client prints is kept, not shown, and what it raises becomes one line.
+    """A context in which the client's output is captured, and its errors become one line.
 
     Args:
         what: begins the line.
         forbidden, absent: what to do about 403 and 404, where there is more to say than the usual.
-        api: whose credentials are not to be repeated, should an answer hold them.
+        api: its credentials are removed from messages.
     Yields:
-        what the client printed so far.
+        the captured output.
     """
     import requests
 
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
-            yield said
+        with contextlib.redirect_stdout(output):
+            yield output
     except UserError:
         raise
     except requests.exceptions.HTTPError as error:
@@ -80,43 +80,43 @@ def translate_errors(
         raise kind(hide(f"{what}: {_explain_status(status, error, forbidden, absent)}", api)) from None
     except requests.exceptions.ChunkedEncodingError:
         raise UserError(
-            f"{what}: the connection broke off; what came is kept, and the same command goes on from there"
+            f"{what}: the connection broke off; the same command continues the download"
         ) from None
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
         raise UserError(
-            f"{what}: Kaggle cannot be reached: is there a network? In a notebook, switch Internet on, or "
+            f"{what}: can't reach Kaggle: is there a network? In a notebook, switch Internet on, or "
             "attach the data instead; the same command tries again"
         ) from None
     except OSError as error:
         if not isinstance(error, requests.exceptions.RequestException):
-            raise  # a disk's: said where the scripts say it
+            raise  # a disk error: reported by the scripts
         raise UserError(hide(f"{what}: {_shorten(error)}", api)) from None
-    except Exception as error:  # the client raises ValueError with a sentence, and what odd answers lead to
-        printed = said.getvalue().strip().splitlines()
+    except Exception as error:  # the client raises ValueError with a sentence, and anything for odd responses
+        printed = output.getvalue().strip().splitlines()
         more = f" ({printed[-1][:160]})" if printed else ""
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise UserError(hide(f"{what}: {name}{_shorten(error)}{more}", api)) from None
 
 
 def _explain_status(status: int, error: Exception, forbidden: str, absent: str) -> str:
-    """What an HTTP status means here, and what to do."""
-    answer = _shorten(error)
+    """The meaning of an HTTP status, and what to do."""
+    reason = _shorten(error)
     if status == 401:
-        return f"Kaggle refuses the credentials (401): {CREDENTIALS}"
+        return f"Kaggle rejects the credentials (401): {CREDENTIALS}"
     if status == 403:
         return (
-            f"Kaggle forbids it (403: {answer}): {forbidden or 'is it yours, or public? Is the name right?'}"
+            f"Kaggle forbids it (403: {reason}): {forbidden or 'is it yours, or public? Is the name right?'}"
         )
     if status == 404:
         return (
             "not found on Kaggle (404): "
-            f"{absent or 'look at the spelling; it is the last part of the address of its page'}"
+            f"{absent or 'check the spelling; it is the last part of the page address'}"
         )
     if status == 429:
         return "too many requests (429): wait some minutes, then repeat the command"
     if status >= 500:
-        return f"Kaggle has a fault of its own ({status}): repeat the command later"
-    return f"Kaggle refuses ({status}): {answer}"
+        return f"Kaggle has an internal error ({status}): repeat the command later"
+    return f"Kaggle refuses ({status}): {reason}"
 
 
 def _shorten(error: Exception) -> str:
@@ -124,7 +124,7 @@ def _shorten(error: Exception) -> str:
 
 
 def hide(text: str, api: Any = None) -> str:
-    """The text without the credentials, should it hold them."""
+    """The text without the credentials."""
     secrets = [os.environ.get(name) for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN")]
     secrets += [api.get_config_value(name) for name in ("key", "token")] if api is not None else []
     for secret in secrets:
@@ -134,10 +134,10 @@ def hide(text: str, api: Any = None) -> str:
 
 
 def wait(ask: Callable[[], tuple[str, bool]], minutes: float) -> bool:
-    """Ask again and again until it is done, saying what is new; False when the time is up.
+    """Poll until it is done, and print changes; False when the time is up.
 
     Args:
-        ask: the state in words, and whether that is the end.
+        ask: returns the state in words, and whether it is final.
     """
     end, pause, before, began = time.monotonic() + 60 * minutes, POLL, "", time.monotonic()
     while True:
@@ -152,14 +152,14 @@ def wait(ask: Callable[[], tuple[str, bool]], minutes: float) -> bool:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Go on if the user says so.
+    """Ask the user whether to continue.
 
     Raises:
-        UserError: no, or nobody is there to be asked.
+        UserError: no, or there is no terminal.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UserError(f"{question}: nobody is here to be asked; add --yes if so")
-    if input(f"{question}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UserError(f"{question}: no terminal to confirm on; add --yes to go on")
+    if input(f"{question}. Continue? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UserError("nothing was sent")

@@ -1,4 +1,4 @@
-"""A competition, a dataset or ESC-50 that is not here yet: fetched, checked, unpacked."""
+"""Downloads, checks and unpacks a competition, a dataset or ESC-50."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from earshot.kaggle import client
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 ESC50 = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
-PAGES, PAGE = 20, 200  # as much of the list of files as is read, for the disk's sake
+PAGES, PAGE = 20, 200  # most files to list, for an estimate of the disk space
 
 
 def find_or_download(name: str | None, out: str) -> str | None:
-    """Where the competition of this name lies, downloaded if it is not here.
+    """The folder of a competition, downloaded if necessary.
 
     Args:
-        name: what --competition says: a path that exists, or sample, stays as it is; SLUG (or
+        name: the value of --competition: an existing path, or sample, is returned as it is; SLUG (or
             competitions/SLUG) is a Kaggle competition, datasets/OWNER/SLUG a dataset, esc50 the published
             archive. These go to OUT/<slug>/unpacked.
         out: the folder of competitions and caches.
@@ -38,7 +38,7 @@ def find_or_download(name: str | None, out: str) -> str | None:
     dataset = re.fullmatch(rf"datasets/({NAME})/({NAME})", name)
     slug = dataset[2] if dataset else name.removeprefix("competitions/")
     if not re.fullmatch(NAME, slug):
-        return name  # a path: who reads it says that nothing is there
+        return name  # a path: its reader reports that it does not exist
     folder = Path(out) / slug
     if (folder / "unpacked" / zip_file.MARKER).is_file() or _has_audio(folder):
         print(f"competition: {folder}, downloaded earlier")
@@ -55,7 +55,7 @@ def find_or_download(name: str | None, out: str) -> str | None:
                 else download_from_kaggle(ref, part, bool(dataset), name)
             )
             unpack(path, folder / "unpacked")
-        shutil.rmtree(part, ignore_errors=True)  # twice the room otherwise
+        shutil.rmtree(part, ignore_errors=True)  # else twice the space is needed
     return str(folder)
 
 
@@ -64,32 +64,32 @@ def _has_audio(folder: Path) -> bool:
 
 
 def download_from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
-    """The zip of a competition or dataset, in the folder `part`; what an interrupted download left there is
+    """Download the zip of a competition or dataset into the folder `part`; an interrupted download is
     continued."""
-    print(f"download: {name} is not here, so it is fetched from Kaggle", flush=True)
+    print(f"download: {name} does not exist here: downloading it from Kaggle", flush=True)
     about = f"the download of {name}"
     with _mention_local_path(name):
         api = client.connect()
         kind = "dataset" if dataset else "competition"
         rules = f"join it and accept its rules at https://www.kaggle.com/competitions/{ref}/rules"
         rules = "is it public, or yours?" if dataset else rules
-        told = {"api": api, "forbidden": rules, "absent": f"there is no {kind} {ref}, or it is private"}
-        with client.translate_errors(about, **told):
+        hints = {"api": api, "forbidden": rules, "absent": f"there is no {kind} {ref}, or it is private"}
+        with client.translate_errors(about, **hints):
             count, size, more = count_files(api, ref, dataset)
         print(
             f"download: {'more than ' if more else ''}{count} files, {disk_space.format_bytes(size)}",
             flush=True,
         )
-        disk_space.check_space(part, 2 * size, 2 * size)  # the zip and what comes out of it
-        with client.translate_errors(about, **told) as said:
+        disk_space.check_space(part, 2 * size, 2 * size)  # the zip and its content
+        with client.translate_errors(about, **hints) as printed:
             get = api.dataset_download_files if dataset else api.competition_download_files
             get(ref, path=str(part), quiet=not sys.stderr.isatty())
         found = [path for path in part.iterdir() if path.suffix.lower() == ".zip"]
         if not found:
             there = ", ".join(path.name for path in part.iterdir() if not path.name.startswith("."))
-            there = there or said.getvalue()[-80:].strip() or "nothing"
+            there = there or printed.getvalue()[-80:].strip() or "nothing"
             raise UserError(
-                f"{about}: Kaggle sent no zip but {there}: unpack it yourself and give its folder to "
+                f"{about}: Kaggle sent {there}, not a zip: unpack it yourself and give its folder to "
                 "--competition"
             )
     return found[0]
@@ -97,15 +97,15 @@ def download_from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path
 
 @contextlib.contextmanager
 def _mention_local_path(name: str) -> Iterator[None]:
-    """A name that is neither here nor to be had may be a misspelt path, too."""
+    """Add to an error that the name may be a misspelt path."""
     try:
         yield
     except client.NotFound as error:
-        raise UserError(f"{error} (and no folder or zip {name} is here)") from None
+        raise UserError(f"{error} (and there is no folder or zip {name} here)") from None
 
 
 def count_files(api: Any, ref: str, dataset: bool) -> tuple[int, int, bool]:
-    """Files of a competition or dataset and their bytes, and whether there are more than were counted."""
+    """Number of files of a competition or dataset, their bytes, and whether there are more than listed."""
     count = size = 0
     token = None
     for _ in range(PAGES):
@@ -124,17 +124,18 @@ def count_files(api: Any, ref: str, dataset: bool) -> tuple[int, int, bool]:
 
 
 def unpack(path: Path, into: Path) -> None:
-    """Unpack a downloaded zip and the zips at its top; every byte is compared with the zip's checksums.
+    """Unpack a downloaded zip and the zips at its top, verified by their checksums.
 
     Raises:
-        UserError: damaged (it is removed, so that the same command downloads it anew), or not to be trusted.
+        UserError: damaged (it is removed, so that the same command downloads it again), or not safe to
+            unpack.
     """
     try:
         root = zip_file.unpack_archive(path, into)
     except zip_file.DamagedArchive as error:
         path.unlink()
-        raise UserError(f"{error}; it is removed, and the same command does that") from None
-    for inner in sorted(root.glob("*.zip")):  # older competitions keep their audio in zips of their own
+        raise UserError(f"{error}; it is removed, and the same command downloads it again") from None
+    for inner in sorted(root.glob("*.zip")):  # older competitions have their audio in inner zips
         beside = inner.with_suffix("")
         if not beside.exists():
             zip_file.unpack_archive(inner, beside)
@@ -143,8 +144,8 @@ def unpack(path: Path, into: Path) -> None:
 
 
 def download_esc50(part: Path) -> Path:
-    """ESC-50's published archive, in the folder `part`; it comes in one piece or not at all, as its server
-    continues nothing."""
+    """Download ESC-50's published archive into the folder `part`, always from the start: its server can't
+    continue a download."""
     import requests
 
     path = part / "esc50.zip"
@@ -160,11 +161,11 @@ def download_esc50(part: Path) -> Path:
                 if size and file.tell() != size:
                     raise UserError(
                         f"the download of ESC-50 broke off after {file.tell()} of {size} bytes: the same "
-                        "command starts it anew"
+                        "command starts again"
                     )
     except requests.exceptions.RequestException as error:
         raise UserError(
             f"the download of ESC-50 failed ({' '.join(str(error).split())[:120]}): is there a network? The "
-            f"same command starts it anew; or fetch {ESC50} yourself and give the zip to --competition"
+            f"same command starts again; or download {ESC50} yourself and give the zip to --competition"
         ) from None
     return path

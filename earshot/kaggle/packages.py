@@ -1,5 +1,4 @@
-"""The packages of requirements.txt: which of them are missing or of another version here; how to get the
-missing ones on Kaggle.
+"""Packages of requirements.txt: finds missing and other versions, and installs missing ones on Kaggle.
 
     python -m earshot.kaggle.packages     installs what is missing (never torch): attached wheels, else PyPI
 
@@ -18,15 +17,14 @@ from earshot.core import kaggle_paths
 from earshot.core.errors import UserError
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
-# pictures, up- and downloads: features, training and submissions do without
+# pictures, up- and downloads: not needed for features, training and submissions
 OPTIONAL = ("matplotlib", "kaggle", "six")
-# Kaggle's own are built for its driver: another one may not run there
+# Kaggle's own are built for its driver: others may not run there
 IMAGE = ("torch", "torchaudio", "torchvision")
 
 
 def read_requirements(path: Path = REQUIREMENTS) -> list[Any]:
-    """The requirements of the scripts, as `packaging` reads them; those below the line "# tests" are not
-    theirs."""
+    """The requirements of the scripts, parsed by `packaging`; those below the line "# tests" are left out."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
@@ -46,12 +44,12 @@ def find_version(name: str) -> str | None:
 
 
 def find_missing_packages() -> list[Any]:
-    """The requirements of which no version is installed."""
+    """The requirements that are not installed."""
     return [requirement for requirement in read_requirements() if find_version(requirement.name) is None]
 
 
 def find_unfit() -> list[tuple[Any, str]]:
-    """The requirements whose installed version is not among the wanted ones, and that version."""
+    """The requirements with another version installed, and that version."""
     pairs = []
     for requirement in read_requirements():
         installed = find_version(requirement.name)
@@ -67,14 +65,14 @@ def find_wheels() -> list[Path]:
 
 
 def install() -> list[str]:
-    """Install what is missing; the lines to say.
+    """Install missing packages; returns the lines to print.
 
     Raises:
-        UserError: torch is missing, or neither wheels nor PyPI have the rest.
+        UserError: torch is missing, or neither wheels nor PyPI have the others.
     """
     lacking = [requirement.name for requirement in find_missing_packages()]
     if not lacking:
-        return [f"packages: all {len(read_requirements())} are here"]
+        return [f"packages: all {len(read_requirements())} are installed"]
     names = ", ".join(lacking)
     for name in IMAGE[::2]:
         if name in lacking:
@@ -99,8 +97,7 @@ def install() -> list[str]:
         reason = (errors[0] if errors else lines[-1]).removeprefix("ERROR: ")[:120]
     if set(lacking) <= set(OPTIONAL):
         return [
-            f"packages: {names} cannot be installed ({reason}): pictures and the traffic with Kaggle do "
-            "without"
+            f"packages: {names} cannot be installed ({reason}): pictures, downloads and uploads do without"
         ]
     raise UserError(
         f"{names} cannot be installed ({reason}): switch internet on in the notebook's settings, or attach a "

@@ -1,4 +1,4 @@
-"""Up to Kaggle: the bundle as a dataset, a notebook to run; the notebook's log and output back."""
+"""Uploads the bundle as a dataset, and runs a notebook on Kaggle: its log and output come back."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ ENDS = ("complete", "error", "cancel_acknowledged")
 
 
 def push_dataset(folder: Path, flags: BundleFlags) -> None:
-    """Create the bundle's dataset, or a new version of it, and wait until Kaggle has it ready.
+    """Create the bundle's dataset, or a new version of it, and wait until it is ready.
 
     Raises:
-        UserError: whatever Kaggle or the client has against it.
+        UserError: Kaggle or the client refuses it.
     """
     api = client.connect()
     path = folder / bundle.METADATA
@@ -37,15 +37,15 @@ def push_dataset(folder: Path, flags: BundleFlags) -> None:
     about["id"] = f"{client.get_user(api) or about['id'].split('/')[0]}/{flags.slug}"
     write_json(path, about)
     ref, sums = about["id"], hash_file(folder / bundle.SUMS)
-    told = {"api": api, "forbidden": "is the phone number of your account confirmed? Is the slug yours?"}
+    hints = {"api": api, "forbidden": "is the phone number of your account confirmed? Is the slug yours?"}
     try:
-        with client.translate_errors("the upload", **told):
+        with client.translate_errors("the upload", **hints):
             api.dataset_status(ref)
         new = False
     except client.NotFound:
         new = True
     print(f"upload: {folder} -> {'new private dataset' if new else 'new version of'} {ref}", flush=True)
-    with client.translate_errors("the upload", **told) as said:
+    with client.translate_errors("the upload", **hints) as printed:
         if new:
             reply = api.dataset_create_new(str(folder), public=False, quiet=True, dir_mode="zip")
         else:
@@ -53,24 +53,26 @@ def push_dataset(folder: Path, flags: BundleFlags) -> None:
                 str(folder), flags.message or f"sha256 {sums[:12]}", quiet=True, dir_mode="zip"
             )
     wrong = reply.error or (reply.status if str(reply.status or "").lower() not in ("", "ok") else "")
-    if wrong or "unsuccessful" in said.getvalue().lower():
+    if wrong or "unsuccessful" in printed.getvalue().lower():
         raise UserError(
-            client.hide(f"the upload failed: {wrong or said.getvalue().strip().splitlines()[-1][:200]}", api)
+            client.hide(
+                f"the upload failed: {wrong or printed.getvalue().strip().splitlines()[-1][:200]}", api
+            )
         )
 
     def ask() -> tuple[str, bool]:
-        with client.translate_errors("the upload's state", **told):
+        with client.translate_errors("the upload's state", **hints):
             state = str(api.dataset_status(ref))
         if state == "failed":
-            raise UserError(f"Kaggle could not take {ref} in: see https://www.kaggle.com/datasets/{ref}")
+            raise UserError(f"Kaggle failed to process {ref}: see https://www.kaggle.com/datasets/{ref}")
         return state.replace("_", " "), state == "ready"
 
     try:
         ready = client.wait(ask, flags.wait)
     except client.NotFound:
-        ready = False  # a new dataset is not known everywhere at once
+        ready = False  # a new dataset takes a while to be visible
     page = reply.url or f"https://www.kaggle.com/datasets/{ref}"
-    print(f"upload: {page}" + ("" if ready else ", not ready yet: its page says when it is"))
+    print(f"upload: {page}" + ("" if ready else ", not ready yet: see its page"))
     print(f"next: python -m earshot.kaggle push NOTEBOOK --datasets {ref}")
 
 
@@ -80,8 +82,7 @@ def push_notebook(path: str, flags: PushFlags) -> None:
     Args:
         path: a .ipynb or .py file, or a folder with a kernel-metadata.json.
     Raises:
-        UserError: metadata or code that Kaggle would not take, a push that it refused, a notebook that
-            failed.
+        UserError: metadata or code that Kaggle refuses, a refused push, or a notebook that failed.
     """
     file, about = load_metadata(Path(path), flags)
     api = client.connect()
@@ -94,18 +95,20 @@ def push_notebook(path: str, flags: PushFlags) -> None:
         f"{'on' if about['enable_internet'] else 'off'}, with {', '.join(sources) or 'nothing attached'}",
         flush=True,
     )
-    # the client wants a folder with one notebook and its metadata
+    # the client needs a folder with one notebook and its metadata
     with tempfile.TemporaryDirectory() as stage:
-        # with the kit's code in it
+        # with Earshot's code in it
         own = fill_in_code(file) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")
         write_text(Path(stage) / about["code_file"], own)
         write_json(Path(stage) / KERNEL, about)
         hint = "is the phone number of your account confirmed? Have you joined the competition?"
-        with client.translate_errors("the push", api=api, forbidden=hint) as said:
+        with client.translate_errors("the push", api=api, forbidden=hint) as printed:
             reply = api.kernels_push(stage)
-    if reply is None or reply.error:  # the client's own command says so and ends well
+    if reply is None or reply.error:  # the client's own command prints this and exits with 0
         raise UserError(
-            client.hide(f"the push failed: {reply.error if reply else said.getvalue().strip()[-200:]}", api)
+            client.hide(
+                f"the push failed: {reply.error if reply else printed.getvalue().strip()[-200:]}", api
+            )
         )
     refused = {
         "datasets": reply.invalid_dataset_sources,
@@ -117,15 +120,15 @@ def push_notebook(path: str, flags: PushFlags) -> None:
     if any(refused.values()):
         lost = "; ".join(f"{kind} {', '.join(map(str, names))}" for kind, names in refused.items() if names)
         raise UserError(
-            f"it was pushed, but Kaggle did not attach {lost}: are they ready, yours or public, and have you "
-            "joined the competition? Then push again"
+            f"it was pushed, but Kaggle did not attach {lost}: check that they are ready, yours or "
+            "public, and that you joined the competition; then push again"
         )
     if flags.wait:
         wait_and_download(api, about, reply.version_number, flags)
 
 
 def wait_and_download(api: Any, about: dict, version: int, flags: PushFlags) -> None:
-    """Wait for the notebook's end; its log's last lines on the terminal, all of it and the output in a
+    """Wait for the notebook's end, print the last lines of its log, and save the log and output in a
     folder."""
     ref = about["id"]
     state: dict[str, str] = {}
@@ -139,7 +142,8 @@ def wait_and_download(api: Any, about: dict, version: int, flags: PushFlags) -> 
     print("the notebook:", flush=True)
     if not client.wait(ask, flags.wait):
         print(
-            f"it still runs after {flags.wait:g} minutes; later: kaggle kernels output {ref} -p {flags.out}"
+            f"it is still running after {flags.wait:g} minutes; later: "
+            f"kaggle kernels output {ref} -p {flags.out}"
         )
         return
     folder = Path(flags.out) / ref.split("/")[1]
@@ -163,7 +167,7 @@ def wait_and_download(api: Any, about: dict, version: int, flags: PushFlags) -> 
 
 
 def parse_log(log: str) -> list[str]:
-    """The lines of a notebook's log, which Kaggle sends as JSON: pieces of text with their times."""
+    """The lines of a notebook's log, which Kaggle sends as JSON: texts with times."""
     try:
         pieces = json.loads(log)
         text = "".join(str(piece.get("data", "")) for piece in pieces)
@@ -173,34 +177,33 @@ def parse_log(log: str) -> list[str]:
 
 
 def slugify(title: str) -> str:
-    """The last part of the address that Kaggle makes of a title."""
+    """The slug that Kaggle makes of a title."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def load_metadata(path: Path, flags: PushFlags) -> tuple[Path, dict[str, Any]]:
-    """The notebook's file, and its metadata: those beside it, changed by the flags, else made of them;
-    checked.
+    """The notebook's file and its checked metadata: those beside it, changed by the flags, or new ones.
 
     Raises:
         UserError: no such notebook, damaged metadata, or values that Kaggle refuses or silently replaces.
     """
     folder = path if path.is_dir() else path.parent
     if not path.exists() or path.is_dir() and not (path / KERNEL).is_file():
-        raise UserError(f"{path}: no notebook there: give a .ipynb file, or a folder with its {KERNEL}")
+        raise UserError(f"no notebook {path}: give a .ipynb file, or a folder with its {KERNEL}")
     found: dict[str, Any] = {}
     for beside in (folder / f"{path.stem}.{KERNEL}", folder / KERNEL):
         if beside.is_file():
             read = read_json(beside)
             if not isinstance(read, dict):
-                raise UserError(f"{beside}: no JSON object")
+                raise UserError(f"{beside} is not a JSON object")
             if path.is_dir() or read.get("code_file") == path.name:
                 found, path = read, folder / str(read.get("code_file"))
                 break
     unknown = [key for key in found if key not in KEYS]
     if unknown:
-        raise UserError(f"{beside}: Kaggle knows no {unknown[0]}: it reads {', '.join(KEYS)}")
+        raise UserError(f"{beside}: unknown key {unknown[0]}; Kaggle's keys are {', '.join(KEYS)}")
     if not path.is_file() or path.suffix not in (".ipynb", ".py"):
-        raise UserError(f"{path} is no notebook: a .ipynb or .py file is")
+        raise UserError(f"{path} is not a notebook: give a .ipynb or .py file")
     about: dict[str, Any] = {
         "title": path.stem.replace("_", " "),
         "language": "python",
@@ -236,12 +239,12 @@ def load_metadata(path: Path, flags: PushFlags) -> tuple[Path, dict[str, Any]]:
 
 
 def check_metadata(about: dict[str, Any], path: Path) -> None:
-    """Raise UserError for metadata that Kaggle would refuse, or take in another sense."""
+    """Raise UserError for metadata that Kaggle would refuse or silently change."""
     if len(str(about["title"])) < 5 or not 5 <= len(slugify(str(about["title"]))) <= 50:
         raise UserError(f"{path}: its title {about['title']!r} needs 5 to 50 letters and digits: --title")
     if str(about["machine_shape"]).lower() in RETIRED:
         raise UserError(
-            f"{path}: {about['machine_shape']} is retired, and Kaggle would take another in silence: "
+            f"{path}: {about['machine_shape']} is retired, and Kaggle would silently use another: "
             "--accelerator NvidiaTeslaT4"
         )
     for key in ("is_private", "enable_gpu", "enable_tpu", "enable_internet"):
@@ -249,7 +252,7 @@ def check_metadata(about: dict[str, Any], path: Path) -> None:
             str(about.get(key, False)).lower(), about.get(key, False)
         )
         if not isinstance(about[key], bool):
-            raise UserError(f"{path}: {key} is {about[key]!r} in its metadata: true or false")
+            raise UserError(f"{path}: {key} is {about[key]!r} in its metadata: give true or false")
     forms = {
         "competition_sources": NAME,
         "dataset_sources": f"{NAME}/{NAME}(/[0-9]+)?",
@@ -259,8 +262,8 @@ def check_metadata(about: dict[str, Any], path: Path) -> None:
         wrong = [name for name in about[key] if not re.fullmatch(form, str(name))]
         if wrong:
             wanted = "SLUG" if form == NAME else "OWNER/SLUG"
-            raise UserError(f"{path}: {wrong[0]} among {key}: {wanted} is wanted, as in its address")
+            raise UserError(f"{path}: {wrong[0]} among {key}: give {wanted}, as in its address")
     if path.suffix == ".ipynb":
         cells = read_json(path)
         if not isinstance(cells, dict) or not isinstance(cells.get("cells"), list):
-            raise UserError(f"{path} is no notebook: it has no cells")
+            raise UserError(f"{path} is not a notebook: it has no cells")

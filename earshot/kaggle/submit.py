@@ -1,4 +1,4 @@
-"""A submission: sent, scored, entered in the ledger; and how many are left today."""
+"""Submits to Kaggle: checks the day's limit, sends, waits for the score, enters it in the ledger."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def submit_notebook(flags: SubmitFlags) -> bool:
     """Submit a notebook's version to a code competition; False where --kernel is not given.
 
     Raises:
-        UserError: incomplete flags, refused by the user or by Kaggle.
+        UserError: incomplete flags, or the user or Kaggle refuses.
     """
     if flags.kernel is None:
         return False
     parts = re.fullmatch(rf"({NAME}/{NAME})/(\d+)", flags.kernel)
     if not parts or not flags.submit or not flags.competition:
         raise UserError(
-            f"--kernel {flags.kernel}: a code competition wants all of --submit --competition SLUG --kernel "
+            f"--kernel {flags.kernel}: a code competition needs all of --submit --competition SLUG --kernel "
             "OWNER/NOTEBOOK/VERSION (the version is what `python -m earshot.kaggle push` prints)"
         )
     api = client.connect()
@@ -61,12 +61,12 @@ def submit_notebook(flags: SubmitFlags) -> bool:
 def prepare_submission(
     flags: SubmitFlags, runs: Sequence[Run], features: str | None, loose: bool
 ) -> Callable[[Path], None]:
-    """Everything that may refuse is asked before anything is computed; what to call with the submission's
-    file.
+    """Check everything that may refuse a submission before it is computed; returns the function that sends
+    the submission's file.
 
     Args:
-        runs, features: what predicts, and the cache it predicts (default: each run's own), which know the
-            competition's name.
+        runs, features: the runs that predict, and the cache that they predict (default: each run's own),
+            which hold the competition's name.
         loose: other audio than the competition's is predicted.
     Raises:
         UserError: nothing to submit, no credentials, none left today, or the user says no.
@@ -74,7 +74,7 @@ def prepare_submission(
     if not flags.submit:
         return lambda out: None
     if loose:
-        raise UserError("--submit sends the competition's clips: leave the audio away")
+        raise UserError("--submit sends the competition's clips: remove the audio files")
     name = flags.competition
     if not name:
         from earshot.training import run_cache
@@ -82,7 +82,7 @@ def prepare_submission(
         name = str(run_cache.open_run_cache(runs[0], features).record.get("competition", ""))
     if name == "sample" or not re.fullmatch(NAME, name):
         raise UserError(
-            f"--submit: {name or 'the data'} is no competition on Kaggle: name it with --competition SLUG"
+            f"--submit: {name or 'the data'} is not a competition on Kaggle: name it with --competition SLUG"
         )
     flags = replace(flags, competition=name)
     api = client.connect()
@@ -91,11 +91,11 @@ def prepare_submission(
     def send(out: Path) -> None:
         path, content = out.parent / ledger.NAME, hash_file(out)
         confirm_resubmission(flags, content, path)
-        with client.translate_errors("the submission", api=api, **get_hints(name)) as said:
+        with client.translate_errors("the submission", api=api, **get_hints(name)) as printed:
             reply = api.competition_submit(str(out), flags.message, name, quiet=True)
-        # it returns this where others raise
+        # here the client returns a message instead of raising
         if reply.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
-            reason = f"the upload of {out} failed {said.getvalue().strip()[-160:]}"
+            reason = f"the upload of {out} failed {printed.getvalue().strip()[-160:]}"
             raise UserError(client.hide(f"{reason}: nothing was submitted; repeat the command", api))
         row = {"time": format_now(), "competition": name, "file": out.name, "sha256": content[:16]}
         record_submission(api, flags, reply, row, path)
@@ -104,12 +104,12 @@ def prepare_submission(
 
 
 def format_now() -> str:
-    """The time as the ledger has it."""
+    """The time in the ledger's format."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def get_hints(competition: str) -> dict[str, str]:
-    """What to do about 403 and 404 where a competition is meant."""
+    """What to do about 403 and 404 for a competition."""
     return {
         "forbidden": "join the competition and accept its rules at "
         f"https://www.kaggle.com/competitions/{competition}/rules",
@@ -119,22 +119,17 @@ def get_hints(competition: str) -> dict[str, str]:
 
 
 def check_quota(api: Any, flags: SubmitFlags) -> None:
-    """Say how many submissions are left today; ask before the last."""
+    """Print how many submissions are left today, and ask before the last."""
     with client.translate_errors("the submissions left today", api=api, **get_hints(str(flags.competition))):
         limits = api.competition_get_submission_limits(flags.competition)
     left, today, total = limits.num_allowed_now or 0, limits.num_today or 0, limits.num_total or 0
     if not left and not total and not limits.limited_by_total:
-        # Who is on no team yet gets zeros.
-        print(
-            f"submissions to {flags.competition}: none yet, and how many a day may be sent is known after "
-            "the first"
-        )
+        # All are zero before the first submission.
+        print(f"submissions to {flags.competition}: none yet; the daily limit is known after the first")
         return
     print(f"submissions to {flags.competition}: {today} today, {left} left, {total} in all", flush=True)
     if not left:
-        over = (
-            "in this competition" if limits.limited_by_total else "today: the count begins anew at 0:00 UTC"
-        )
+        over = "in this competition" if limits.limited_by_total else "today: the limit resets at 0:00 UTC"
         raise UserError(f"none is left {over}; nothing was sent")
     if left == 1:
         client.confirm(
@@ -144,22 +139,22 @@ def check_quota(api: Any, flags: SubmitFlags) -> None:
 
 
 def confirm_resubmission(flags: SubmitFlags, content: str, path: Path) -> None:
-    """Ask before what was submitted already."""
+    """Ask before sending what was submitted already."""
     for row in ledger.read_rows(path):
         same = bool(row["sha256"]) and content.startswith(row["sha256"])
         if same and row.get("ref") and row["competition"] == flags.competition:
             score = f", public {row['public']}" if row["public"] else ""
             when = f"at {row['time']} (ref {row['ref']}{score})"
-            client.confirm(f"this very content was submitted {when}", flags.yes)
+            client.confirm(f"this content was already submitted {when}", flags.yes)
             return
 
 
 def record_submission(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Path) -> None:
-    """Enter a submission that Kaggle took in the ledger, and wait for its score."""
+    """Enter an accepted submission in the ledger, and wait for its score."""
     page = f"https://www.kaggle.com/competitions/{flags.competition}/submissions"
     if not reply.ref:
-        reason = f"Kaggle gave the submission no number ({reply.message or 'no word'})"
-        raise UserError(client.hide(f"{reason}: look at {page} before sending it again", api))
+        reason = f"Kaggle returned no number for the submission ({reply.message or 'no message'})"
+        raise UserError(client.hide(f"{reason}: check {page} before sending it again", api))
     row |= {"message": flags.message, "ref": str(reply.ref)}
 
     def enter(rows: list[dict[str, str]]) -> None:
@@ -177,7 +172,7 @@ def record_submission(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, s
     def ask() -> tuple[str, bool]:
         by_ref.update({str(entry.ref): entry for entry in list_submissions(api, str(flags.competition))})
         state = by_ref[row["ref"]].status.name.lower() if row["ref"] in by_ref else "pending"
-        words = {"complete": "scored", "error": "not scored", "pending": "waits for its score"}
+        words = {"complete": "scored", "error": "not scored", "pending": "waiting for its score"}
         return words.get(state, state), state in ("complete", "error")
 
     if not client.wait(ask, flags.wait):
@@ -185,7 +180,7 @@ def record_submission(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, s
         return
     submission = by_ref[row["ref"]]
     if submission.status.name == "ERROR":
-        reason = submission.error_description or "it does not say why"
+        reason = submission.error_description or "no reason given"
         raise UserError(f"Kaggle could not score submission {submission.ref}: {reason}; see {page}")
     enter_scores(path, [submission])
     private = f", private {submission.private_score}" if submission.private_score else ""
@@ -199,7 +194,7 @@ def list_submissions(api: Any, competition: str) -> list[Any]:
 
 
 def enter_scores(path: Path, found: Sequence[Any]) -> int:
-    """Enter the scores of submissions that the ledger knows by their number; how many rows that changed."""
+    """Enter the scores of submissions that the ledger has by number; returns how many rows changed."""
     scores = {str(entry.ref): (entry.public_score, entry.private_score) for entry in found}
     changed = 0
 
@@ -221,7 +216,7 @@ def update_scores(competition: str | None, path: Path) -> None:
     names = [competition] if competition else list(known)
     if not names:
         raise UserError(
-            f"{path} has no submission that was sent from here: name a competition with --competition SLUG"
+            f"{path} has no submission sent from here: name a competition with --competition SLUG"
         )
     api = client.connect()
     for name in names:

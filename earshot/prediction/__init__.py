@@ -1,1 +1,1 @@
-"""From runs to predictions: blends, thresholds, submissions, new audio."""
+"""Predictions of runs: blends, thresholds, submissions, new audio."""

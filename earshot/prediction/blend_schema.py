@@ -1,4 +1,4 @@
-"""The schema of blend.json, whoever wrote it."""
+"""The schema of blend.json, also from untrusted sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from earshot.core.settings import Bounds
 
 
 class Blend(TypedDict):
-    """A weight for each member, which is a run; a scale and a threshold for each class, or none."""
+    """The content of blend.json: a weight for each member; a scale or a threshold for each class, or none."""
 
     members: Annotated[list[str], Bounds(1)]
     fingerprints: list[str]
@@ -23,7 +23,7 @@ class Blend(TypedDict):
 
 
 def validate_blend(blend: dict[str, Any]) -> str | None:
-    """What a blend lacks to be applied; None where it can be."""
+    """What is wrong with a blend; None where it can be applied."""
     fault = find_fault(Blend, blend)
     if fault:
         return fault

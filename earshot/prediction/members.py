@@ -1,5 +1,4 @@
-"""What a blend is made of: runs, and blends that were kept, each with its out-of-fold predictions and what it
-predicts with."""
+"""Members of a blend: runs and saved blends, with their predictions and out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from earshot.training import resume
 from earshot.training.oof import Oof, load_oof
 from earshot.training.run import CONFIG, Run
 
-FILES = (CONFIG, saved_blend.NAME)  # a run has the first, a kept blend the second
+FILES = (CONFIG, saved_blend.NAME)  # a run has the first, a saved blend the second
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,11 @@ class Member:
     """A run, or a blend of members.
 
     Args:
-        folder: where it lies; of a blend that is not kept, None.
+        folder: its folder; None for a blend that is not saved.
         run: None for a blend.
         of: a blend's members. fitted: how they are blended. kind: the checkpoint that its runs predict by,
             "best" or "last".
-        metric: what it was chosen by. score: a fitted blend's out-of-fold metric, cross-fitted.
+        metric: the metric it was chosen by. score: a fitted blend's out-of-fold metric, cross-fitted.
     """
 
     folder: Path | None
@@ -45,9 +44,17 @@ class Member:
         if self.run is not None:
             record = self.run.config["record"]
             return f"{self.folder} ({record['head']['name']} on {record['view']})"
+        fitted = self.fitted
+        if fitted is not None and fitted.alone is not None:
+            return f"{self.folder} (the same as {self.of[fitted.alone]})"
         return (
             f"{self.folder} ({self.fitted.method} of {', '.join(str(member.folder) for member in self.of)})"
         )
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.folder.name if self.folder else ""
 
     def list_runs(self) -> list[Run]:
         """The runs that it predicts with, each once."""
@@ -61,8 +68,8 @@ class Member:
         return list(by_folder.values())
 
     def predict(self, ask: Callable[[Run, str], np.ndarray], kind: str | None = None) -> np.ndarray:
-        """Probabilities (clips, classes) of whatever clips `ask(run, kind)` predicts a run's for; NaN for
-        what no run heard."""
+        """Probabilities (clips, classes) of the clips that `ask(run, kind)` predicts with a run; NaN where no
+        run has a prediction."""
         if self.run is not None:
             return ask(self.run, kind or self.kind)
         used = self.fitted.weights > 0
@@ -75,7 +82,7 @@ class Member:
         return self.fitted.apply(np.stack([blank if p is None else p for p in predictions]))
 
     def read_oof(self) -> Oof:
-        """Its honest out-of-fold predictions: a run's of the final epoch, a blend's cross-fitted."""
+        """Its unbiased out-of-fold predictions: a run's of the last epoch, a blend's cross-fitted."""
         if self.run is not None:
             return load_oof(self.run)
         return Oof.read(self.folder / saved_blend.OOF, self.classes, self.multilabel)
@@ -134,10 +141,10 @@ def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
 
 
 def open_member(folder: Path) -> Member:
-    """A run or a kept blend.
+    """Open a run or a saved blend.
 
     Raises:
-        UserError: neither, or damaged; a blend whose members are missing or are others by now.
+        UserError: neither, or damaged; a blend whose members are missing or have changed.
     """
     if (folder / CONFIG).is_file() or not (folder / saved_blend.NAME).is_file():
         run = Run.open(folder).validate()
@@ -147,14 +154,14 @@ def open_member(folder: Path) -> Member:
     method, members = content["method"], []
     places = [Path(os.path.relpath((folder / path).resolve())) for path in content["members"]]
     for place, there in zip(places, content["fingerprints"], strict=True):
-        # Before it is opened: a blend that came to hold itself ends here.
+        # Checked before it is opened: so a blend that contains itself fails here.
         here = saved_blend.read_fingerprint(place)
         if here != there:
-            changed = "missing" if here is None else "another one by now"
+            changed = "is missing" if here is None else "has changed"
             again = saved_blend.format_refit_hint(folder, method, [path for path in places if path.is_dir()])
             raise UserError(
-                f"{folder} is a blend of {place}, which is {changed} ({there} there, {here or 'nothing'} "
-                f"here): put it back, or {again}"
+                f"{folder} is a blend of {place}, which {changed} (fingerprint {there} in the blend, "
+                f"{here or 'none'} now): put it back, or {again}"
             )
         members.append(open_member(place))
     fitted = saved_blend.build_fitted_blend(content)
@@ -164,37 +171,38 @@ def open_member(folder: Path) -> Member:
     check_same_classes([blend, *members])
     if len(blend.classes) != content["classes"]:
         raise UserError(
-            f"{folder / saved_blend.NAME} speaks of {content['classes']} labels, and its members have "
+            f"{folder / saved_blend.NAME} has {content['classes']} classes, but its members have "
             f"{len(blend.classes)}: {saved_blend.format_refit_hint(folder, method, places)}"
         )
     return blend
 
 
 def check_same_classes(members: list[Member]) -> list[str]:
-    """The labels that all members share; UserError if two have others, another order or another task."""
+    """The classes that all members share; UserError if two differ in classes, their order or the task."""
     from earshot.training import run_cache
 
     return run_cache.check_same_classes([run for member in members for run in member.list_runs()])
 
 
 def mean_blend(members: list[Member]) -> Member:
-    """The mean of members, each by its best checkpoints: nothing is fitted, no out-of-fold predictions are
-    needed."""
+    """The mean of members, each by its best checkpoints: no weights are fitted, so no out-of-fold predictions
+    are needed. UserError: they have other classes or another task."""
     if len(members) == 1:
         return members[0]
+    check_same_classes(members)
     fitted = FittedBlend("mean", np.full(len(members), 1 / len(members)))
     return Member(None, None, tuple(members), fitted, "best", members[0].metric)
 
 
 def align_oof(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
-    """Out-of-fold predictions of the clips that all members have, row for row.
+    """Out-of-fold predictions of the clips that all members have, in the same order.
 
     Returns:
         ids, folds and labels of those clips, as the first member has them; (members, clips, classes)
         probabilities; lines to print.
     Raises:
-        UserError: other labels; other clips in a fold; folds that cut the clips in another way, so that no
-            clip's prediction is from models that have seen none of its fold.
+        UserError: different labels; different clips in a fold; different folds, so that no clip's predictions
+            are all from models that never saw its fold.
     """
     import pandas as pd
 
@@ -207,7 +215,7 @@ def align_oof(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
         ids = ids[ids.isin(index)]
     if not len(ids):
         raise UserError(
-            f"{' and '.join(names)} have no out-of-fold clip in common: train the same --fold of each"
+            f"{' and '.join(names)} have no out-of-fold clip in common: train the same --fold of both"
         )
     oofs = [oof.take(index.get_indexer(ids)) for oof, index in zip(complete, indexes, strict=True)]
     first, lines = oofs[0], []
@@ -218,7 +226,7 @@ def align_oof(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
                 f"{names[0]} and {name} have different labels for {ids[differ][0]} ({int(differ.sum())} "
                 "clips in all): train both on the same data"
             )
-        # A fold is there or is not: half of one means that the clips are others.
+        # Half a fold means that the clips differ.
         lost = whole.ids[np.isin(whole.folds, oof.folds) & ~index.isin(ids)]
         if len(lost):
             other = next(n for n, theirs in zip(names, indexes, strict=True) if lost[0] not in theirs)
@@ -236,20 +244,18 @@ def align_oof(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
             name for name, oof in zip(names, oofs, strict=True) if not np.array_equal(oof.folds, first.folds)
         )
         raise UserError(
-            f"{names[0]} and {other} have different folds for the same clips: a weight fitted over such "
-            "folds has seen what it is scored on; train both with the same --folds and --seed, or blend with "
-            "--blend mean"
+            f"{names[0]} and {other} have different folds for the same clips: weights fitted to "
+            "such folds would be scored on clips they were fitted to; train both with the same --folds and "
+            "--seed, or use --blend mean"
         )
     if not np.array_equal(folds, first.folds):
-        lines.append(
-            f"folds differ: those that share clips are taken together, {len(np.unique(folds))} are left"
-        )
+        lines.append(f"folds differ: those that share clips are merged, {len(np.unique(folds))} are left")
     return replace(first, folds=folds), np.stack([oof.probabilities for oof in oofs]), lines
 
 
 def merge_folds(folds: list[np.ndarray]) -> np.ndarray:
-    """(clips,) the finest folds that cut none of the given ones, each called by the least number that the
-    first gives it."""
+    """(clips,) the finest folds that split none of the given ones, each numbered by the first's lowest number
+    in it."""
     import pandas as pd
 
     merged = folds[0]
@@ -267,14 +273,15 @@ def fit_members(members: list[Member], how: str) -> tuple[Member, BlendResult, O
     Args:
         how: "auto", or one of `blend_weights.METHODS`.
     Returns:
-        the blend, what was found, its own out-of-fold predictions, and lines to print.
+        the blend, the result, its out-of-fold predictions, and lines to print.
     """
     oof, probabilities, lines = align_oof(members)
     metric = members[0].metric
     others = [f"{member.folder} ({member.metric})" for member in members if member.metric != metric]
     if others:
         lines.append(
-            f"the blend is chosen by {metric}, as {members[0].folder} was; otherwise {', '.join(others)}"
+            f"the blend is chosen by {metric}, the metric of {members[0].folder}; not by that of "
+            f"{', '.join(others)}"
         )
     names = [member.folder.name for member in members]
     if len(set(names)) < len(names):
@@ -289,20 +296,22 @@ def fit_members(members: list[Member], how: str) -> tuple[Member, BlendResult, O
 
 
 def format_table(found: BlendResult, metric: str) -> list[str]:
-    """The rows of a blend's scores as text."""
+    """The rows of a blend's scores as text, then the sentences that explain the choice."""
     width = max(len(row["name"]) for row in found.table)
     lines = [f"{'':{width}}  {metric:>10}  {'± folds':>7}  {'log loss':>8}"]
     lines += [
         f"{row['name']:{width}}  {row['score']:>10.4f}  {row['spread']:>7.4f}  {row['log_loss']:>8.4f}"
         for row in found.table
     ]
-    return lines
+    return lines + found.reasons
 
 
 def format_weights(members: list[Member], fitted: FittedBlend) -> str:
     """A blend's weights, and the range of its factors or thresholds, on a line."""
-    shares = [f"{m.folder.name} {weight:.3f}" for m, weight in zip(members, fitted.weights, strict=True)]
-    line = f"weights: {'  '.join(shares)}"
+    pairs = list(zip([member.name for member in members], fitted.weights, strict=True))
+    line = "weights: " + "  ".join(f"{name} {weight:.3f}" for name, weight in pairs if weight > 0)
+    if unused := [name for name, weight in pairs if weight == 0]:
+        line += f" (unused: {', '.join(unused)})"
     for name, values in (("factors", fitted.scale), ("thresholds", fitted.thresholds)):
         if values is not None:
             line += f"; {name} {values.min():.3g} to {values.max():.3g}"

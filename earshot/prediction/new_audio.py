@@ -1,4 +1,4 @@
-"""New audio for a saved run: the run's own extraction, in memory."""
+"""Features of new audio, extracted as for a saved run, in memory."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def list_files(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
-    """Ids and files of loose audio: files as they are named, folders searched to their depth.
+    """Ids and files of loose audio: files, and folders with all subfolders.
 
     Returns:
         ids (the file's name, or its path below the folder where names repeat) and paths, sorted within a
-        folder, and lines on the files of a folder that are not used.
+        folder, and lines about unused files.
     Raises:
-        UserError: nothing there.
+        UserError: no audio.
     """
     ids, files, notes = [], [], []
     for path in map(Path, paths):
@@ -45,10 +45,12 @@ def list_files(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
             ids.append(to_text(str(path)))
             files.append(path)
         else:
-            raise UserError(f"no audio file or folder {path}")
+            raise UserError(f"no file or folder {path}")
     if not files:
         seen = f" ({'; '.join(notes)})" if notes else ""
-        raise UserError(f"no audio in {', '.join(paths)}{seen}: looked for {' '.join(list_audio_suffixes())}")
+        raise UserError(
+            f"no audio in {', '.join(paths)}{seen}: searched for {' '.join(list_audio_suffixes())}"
+        )
     return ids, files, notes
 
 
@@ -56,7 +58,7 @@ def build_extractor(run: Run, weights: str | None, device: Device) -> tuple[Any,
     """The extractor that made a run's features, weights compared by content.
 
     Raises:
-        UserError: the weights are missing or are others.
+        UserError: the weights are missing or different.
     """
     from earshot.extractors.base import Window
 
@@ -72,8 +74,8 @@ def build_extractor(run: Run, weights: str | None, device: Device) -> tuple[Any,
     found = hash_value([hash_file(file) for file in files])[:16] if files else None
     if found != made["weights"]:
         raise UserError(
-            f"the weights {weights} are not those that {run.folder} was trained with ({found} here, "
-            f"{made['weights']} there): say where those are with --weights"
+            f"the weights {weights} differ from those of {run.folder}: hash {found} here, "
+            f"{made['weights']} in the run: give the right ones with --weights"
         )
     window = Window(**made["window"])
     extractor = module.Extractor(settings, window, device.name, weights, device.precision)
@@ -81,16 +83,16 @@ def build_extractor(run: Run, weights: str | None, device: Device) -> tuple[Any,
 
 
 class NewClips(NamedTuple):
-    """New clips as a cache would hold them, and the problems found."""
+    """New clips in the format of a cache, and the problems found."""
 
     split: dict[str, Any]
-    """With the run's view alone."""
+    """With only the run's view."""
     span: float
-    """The seconds that the view's time axis stands for."""
+    """The seconds of the view's time axis."""
     bad: dict[str, str]
-    """Id -> reason of the files that cannot be used."""
+    """Id -> reason of the files that can't be read."""
     noted: dict[str, list[str]]
-    """Kind of note (`reasons.NOTES`) -> ids of the files that are used with it."""
+    """Kind of note (`reasons.NOTES`) -> ids of the files that have it, which are used."""
 
 
 def extract_features(
@@ -105,9 +107,9 @@ def extract_features(
     """The features of new clips for a run.
 
     Args:
-        listed: the files that were there when the work began; one that is missing now is a temporary error.
+        listed: the files that existed at the start; one that is missing later is a temporary error.
     Raises:
-        TemporaryError: the disk or the network failed; a file is gone since it was listed.
+        TemporaryError: the disk or the network failed; a file is missing since it was listed.
     """
     from tqdm import tqdm
 
@@ -140,8 +142,7 @@ def extract_features(
 def build_split(
     run: Run, ids: list[str], clip: list[int], made: list[ClipFeatures], extractor: Any
 ) -> dict[str, Any]:
-    """New clips as a cache would hold them, with the run's view alone; `clip` is each window's clip, in the
-    windows' order."""
+    """New clips in the format of a cache, with only the run's view; `clip` is the clip of each window."""
     view = run.config["record"]["view"]
     labels = np.zeros((len(ids), len(run.classes)), np.int8) if run.multilabel else np.array([""] * len(ids))
     return {

@@ -1,4 +1,4 @@
-"""What saved runs and blends answer: a submission for cached clips, or the classes of any audio file."""
+"""Predictions of saved runs and blends: a submission for cached clips, or the classes of any audio file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ from typing import NamedTuple
 import numpy as np
 
 from earshot.core.config import PredictFlags
+from earshot.core.csv_text import to_csv
 from earshot.core.device import Device
+from earshot.core.errors import UserError
+from earshot.core.files import write_text
 from earshot.features.reasons import format_warnings
 from earshot.prediction import new_audio, submission, submit
+from earshot.prediction.events import Event
 from earshot.prediction.members import Member
 from earshot.prediction.seen_clips import SeenClips
+from earshot.prediction.window_predictions import WindowPredictions
 from earshot.training import dataset, predict, run_cache
 from earshot.training.dataset import WindowDataset
 from earshot.training.predict import describe_predictors
 from earshot.training.run import Run
+
+SHOWN = 10  # events of a recording on the terminal
 
 
 def predict_cache(
@@ -76,6 +83,8 @@ class AudioPredictions(NamedTuple):
     """(files,) booleans: is it the class prior?"""
     reasons: dict[str, str]
     """Id -> why the file cannot be read."""
+    events: dict[str, list[Event]]
+    """Id -> the events of a recording with several windows."""
 
 
 def predict_audio(
@@ -97,6 +106,8 @@ def predict_audio(
     for line in lines:
         report(line)
 
+    windows = WindowPredictions()
+
     def predict_clips(run: Run, kind: str) -> np.ndarray:
         clips = new_audio.extract_features(run, ids, files, weights, device, listed=listed)
         reasons.update(clips.bad)
@@ -105,13 +116,16 @@ def predict_audio(
         rows = WindowDataset(
             clips.split, run.config["record"]["view"], whole.classes, clips.span, device.name
         )
-        return predict.predict_run(run, rows, device, kind)
+        pooled = predict.predict_run(run, rows, device, kind)
+        windows.add(run, kind, clips, pooled, device)
+        return pooled
 
     prior = np.array(first.config["prior"])
     probabilities, filled = predict.fill_with_prior(whole.predict(predict_clips), prior)
     for line in format_warnings(notes):
         report(line)
-    return AudioPredictions(ids, probabilities, filled, reasons)
+    events = {ids[clip]: found for clip, found in windows.list_events(whole).items()}
+    return AudioPredictions(ids, probabilities, filled, reasons, events)
 
 
 def predict_files(
@@ -122,23 +136,59 @@ def predict_files(
     out: Path,
     device: Device,
 ) -> None:
-    """Predictions for new audio: as a csv, or shown."""
+    """Predict new audio, and show it or write a csv.
+
+    Raises:
+        UserError: none of the files to show can be read.
+    """
     # shown predictions are a line a file, which scripts read
     stream = sys.stderr if show else sys.stdout
-    ids, probabilities, filled, reasons = predict_audio(
-        whole, paths, flags.weights, device, lambda line: print(line, file=stream)
-    )
-    if show:
-        for id, row in zip(ids, probabilities, strict=True):
-            if id in reasons:
-                print(f"{id}: cannot be heard: {reasons[id]}")
-                continue
+    found = predict_audio(whole, paths, flags.weights, device, lambda line: print(line, file=stream))
+    after = "" if show else "; filled with the class prior"
+    failed = [f"can't read this file: {id}: {reason}{after}" for id, reason in found.reasons.items()]
+    if show and len(failed) == len(found.ids) == 1:
+        raise UserError(failed[0])
+    for line in failed:
+        print(f"warning: {line}", file=stream)
+    if not show:
+        _write_csv(whole, found, out)
+        return
+    if len(failed) == len(found.ids):
+        raise UserError(f"none of the {len(found.ids)} files can be read")
+    for id, row in zip(found.ids, found.probabilities, strict=True):
+        if id not in found.reasons:
             likeliest = np.argsort(-row)[: flags.top]
             print(f"{id}: " + "  ".join(f"{whole.classes[i]} {row[i]:.3f}" for i in likeliest))
-        return
-    for id, reason in reasons.items():
-        print(f"{id}: {reason}; answered with the class prior")
+            print(*map("  {}\n".format, _format_events(found.events.get(id, []))), sep="", end="")
+
+
+def _format_events(events: list[Event]) -> list[str]:
+    """A line for each of the likeliest events."""
+    width = max((len(event.label) for event in events), default=0)
+    lines = [
+        f"{label:{width}}  {start:7.1f} to {end:.1f} s  {probability:.3f}"
+        for label, start, end, probability in events[:SHOWN]
+    ]
+    return lines + ([f"... {len(events) - SHOWN} more events"] if len(events) > SHOWN else [])
+
+
+def _write_csv(whole: Member, found: AudioPredictions, out: Path) -> None:
+    """The predictions as a csv, and beside it the events, where some recording has several windows."""
     first = whole.list_runs()[0]
     columns = tuple(first.config["columns"])
-    submission.write(out, np.array(ids), probabilities, whole.classes, columns, None, first.multilabel)
-    print(f"predictions: {out}, {len(ids)} rows, {int(filled.sum())} of them by the prior")
+    submission.write(
+        out, np.array(found.ids), found.probabilities, whole.classes, columns, None, first.multilabel
+    )
+    filled = int(found.filled.sum())
+    print(f"predictions: {out}, {len(found.ids)} rows, {filled} filled with the class prior")
+    beside = out.with_name(f"{out.stem}_events.csv")
+    if not found.events:
+        beside.unlink(missing_ok=True)  # those of earlier recordings
+        return
+    rows = [
+        (id, event.label, f"{event.start:.2f}", f"{event.end:.2f}", f"{event.probability:.8f}")
+        for id, events in found.events.items()
+        for event in sorted(events, key=lambda event: event.start)
+    ]
+    write_text(beside, to_csv([(columns[0], "class", "start", "end", "probability"), *rows]))
+    print(f"events: {beside}, {len(rows)} rows: class, start and end in seconds")

@@ -1,4 +1,4 @@
-"""A blend that is kept: runs/<name>/blend.json, sealed, and the blend's own oof.csv."""
+"""A saved blend: runs/<name>/blend.json with a checksum, and the blend's own oof.csv."""
 
 from __future__ import annotations
 
@@ -21,32 +21,31 @@ if TYPE_CHECKING:
     from earshot.prediction.blend_weights import BlendResult, FittedBlend
 
 NAME, OOF = "blend.json", "oof.csv"
-AUTO = "auto.json"  # a bake-off's folder has it: the blend, and in it the members' runs
+AUTO = "auto.json"  # marks a bake-off's folder, which holds the blend and its members' runs
 
 
 def read_fingerprint(folder: Path) -> str | None:
-    """What tells a run or a kept blend from another; None where there is neither."""
+    """The fingerprint of a run or a saved blend; None where there is neither."""
     if (folder / CONFIG).is_file():
         return str(Run.open(folder).config["fingerprint"])
     return hash_value(read(folder))[:16] if (folder / NAME).is_file() else None
 
 
 def check_name(name: str | None, folder: Path, members: list[Path]) -> None:
-    """UserError where a blend cannot be kept under that name."""
+    """UserError where a blend can't be saved under that name."""
     check_plain_name("--name", name)
     if (folder / CONFIG).exists():
         raise UserError(f"--name {name}: {folder} is a trained run: choose another name for the blend")
     if (folder / AUTO).exists():
         raise UserError(
-            f"--name {name}: {folder} is a bake-off's, with all of its runs: choose another name for the "
-            "blend"
+            f"--name {name}: {folder} holds a bake-off with its runs: choose another name for the blend"
         )
     if folder.resolve() in [member.resolve() for member in members]:
         raise UserError(f"--name {name}: {folder} is itself one of the --runs: choose another name")
 
 
 def save(folder: Path, members: list[Path], metric: str, found: BlendResult, oof: Oof) -> None:
-    """Write a blend into its folder, in place of what was there; arguments as `write` takes them."""
+    """Write a blend into its folder, replacing an earlier one; arguments as in `write`."""
     with hold_lock(folder, "the blend"):
         empty_folder(folder, NAME)
         write(folder, members, metric, found, oof)
@@ -54,11 +53,11 @@ def save(folder: Path, members: list[Path], metric: str, found: BlendResult, oof
 
 
 def write(folder: Path, members: list[Path], metric: str, found: BlendResult, oof: Oof) -> None:
-    """Write blend.json and oof.csv into a folder that this process holds.
+    """Write blend.json and oof.csv into a folder that this process has locked.
 
     Args:
-        members: their folders, in the weights' order; those without weight are not needed again.
-        oof: the blend's own predictions.
+        members: their folders, in the order of the weights; those without weight are left out.
+        oof: the blend's out-of-fold predictions.
     """
     fitted = found.fitted
     used = [member for member, weight in zip(members, fitted.weights, strict=True) if weight > 0]
@@ -85,40 +84,40 @@ def write(folder: Path, members: list[Path], metric: str, found: BlendResult, oo
 
 
 def format_run_name(folder: Path) -> str:
-    """A run's or blend's folder as --runs finds it: its name where it lies in runs/, else its path."""
+    """The value of --runs for a run or blend: its name in runs/, else its path."""
     return folder.name if folder.parent == Path("runs") else str(folder)
 
 
 def format_refit_hint(
     folder: Path, method: str = "auto", runs: Sequence[Path] = (Path("runs/A"), Path("runs/B"))
 ) -> str:
-    """What to do about a blend that cannot be opened: the command that fits it again.
+    """The command that fits a damaged blend again.
 
     Args:
-        runs: its members, where they are known.
+        runs: its members, if known.
     """
     where = () if folder.parent == Path("runs") else ("--runs-folder", folder.parent)
     words = ("--runs", *map(format_run_name, runs), "--blend", method, "--name", folder.name, *where)
-    return f"blend anew with {join_command('python', 'predict.py', *words)}"
+    return f"blend again with {join_command('python', 'predict.py', *words)}"
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The content of blend.json.
 
     Raises:
-        UserError: it is damaged, or what blending needs is not there.
+        UserError: it is damaged or incomplete.
     """
     try:
         found = checksums.read(folder / NAME, OOF)
     except checksums.CorruptFile as error:
         raise UserError(f"{error}: {format_refit_hint(folder)}") from None
     if validate_blend(found):
-        raise UserError(f"{folder / NAME} is no blend that can be applied: {format_refit_hint(folder)}")
+        raise UserError(f"{folder / NAME} is not a valid blend: {format_refit_hint(folder)}")
     return found
 
 
 def build_fitted_blend(content: dict[str, Any]) -> FittedBlend:
-    """How a kept blend is applied, from the content of its blend.json."""
+    """The fitted blend of a blend.json's content."""
     from earshot.prediction.blend_weights import FittedBlend
 
     def as_array(key: str) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Was a model trained on this very audio? Then its prediction is optimistic, and the user is warned."""
+"""Warns if audio is in a model's training data: its prediction is then optimistic."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class SeenClip:
 
     Args:
         id: the clip's; of several with this content, the first.
-        by_name: compared by file name, because the run was made before contents were kept.
+        by_name: compared by file name, because the run was made before contents were recorded.
         fold, probabilities: the fold whose models were trained without it, and what they predict (classes,);
-            None where that is not known, or no model was.
+            None where that is unknown, or there is no such model.
     """
 
     id: str
@@ -35,21 +35,21 @@ class SeenClip:
     def __str__(self) -> str:
         if self.by_name:
             return (
-                f"a training clip has this name ({self.id}): if it is the same audio, which this older run "
-                "does not know, the prediction is optimistic"
+                f"a training clip has this name ({self.id}): the prediction is optimistic if it is the same "
+                "audio, which this older run has no record of"
             )
         return f"this audio is in the training data ({self.id}): the prediction is optimistic"
 
 
 class SeenClips:
-    """The training clips of a run, or of a blend's runs; `warning` is a line about what could not be read."""
+    """The training clips of a run, or of a blend's runs; `warning` is a line about unreadable records."""
 
     def __init__(self, whole: Member):
         self.warning: str | None = None
         self._rows = _index_oof(whole)
         self._ids: dict[str, list[str]] = {}  # by digest
         known: set[str] = set()
-        unknown: set[str] = set()  # clips whose content is not kept
+        unknown: set[str] = set()  # clips whose content is not recorded
         for run in whole.list_runs():
             clips = self._read(run)
             if clips is None:
@@ -70,21 +70,21 @@ class SeenClips:
         try:
             return training_clips.read_clips(run.folder)
         except UserError as error:
-            self.warning = f"warning: {error}; until then training clips are recognised by their names"
+            self.warning = f"warning: {error}; until then training clips are recognised by name"
             return None
 
     def find(self, path: Path | str, name: str | None = None) -> SeenClip | None:
-        """The training clip that a file is, None for new audio.
+        """The training clip with a file's content, None for new audio.
 
         Args:
-            name: what the file was called, where `path` is a copy.
+            name: the file's original name, where `path` is a copy.
         """
         try:
             ids = self._ids.get(hash_file(path), []) if self._ids else []
-        except OSError:  # whoever decodes it says why
+        except OSError:  # its decoder reports why
             return None
         if ids:
-            # of one content in several folds, each model was trained on one
+            # the same content in several folds: each model was trained on it
             row = self._rows.get(ids[0]) if len(ids) == 1 else None
             return SeenClip(ids[0], False, *(row or (None, None)))
         named = PurePosixPath(Path(path).name if name is None else name)
@@ -92,15 +92,15 @@ class SeenClips:
         return SeenClip(id, True, *self._rows.get(id, (None, None))) if id is not None else None
 
     def list_warnings(self, files: dict[str, Path]) -> list[str]:
-        """The warnings about several files (by id): what could not be read, and which are training clips."""
+        """The warnings about several files (by id): unreadable records, and files that are training clips."""
         found = {id: seen for id, path in files.items() if (seen := self.find(path)) is not None}
         lines = [self.warning] if self.warning else []
         for by_name, about in (
             (False, "are in the training data: their predictions are optimistic"),
             (
                 True,
-                "have a training clip's name: if they are that clip, which this older run does not know, "
-                "their predictions are optimistic",
+                "have a training clip's name: their predictions are optimistic if they are that clip, "
+                "which this older run has no record of",
             ),
         ):
             mine = [id for id, seen in found.items() if seen.by_name is by_name]
@@ -112,7 +112,7 @@ class SeenClips:
 def _index_oof(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
     """Fold and out-of-fold probabilities (classes,) by id; empty where there are none."""
     if whole.run is None and whole.folder is None:
-        return {}  # a mean that is not kept
+        return {}  # a mean that is not saved
     try:
         oof = whole.read_oof()
     except UserError:

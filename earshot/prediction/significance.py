@@ -1,5 +1,5 @@
-"""Is one set of predictions better than another beyond noise? One metric at a time, fast enough to be asked
-thousands of times."""
+"""Is one set of predictions better than another beyond noise? One metric at a time, fast enough for thousands
+of calls."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 from earshot.training.metrics import compute_gain, count_classes, score_counts, uses_counts
 
 BLOCKS = 20  # of clips, each left out once
-BEYOND = 2.0  # standard errors that a gain has to exceed, or it is taken for noise
+BEYOND = 2.0  # standard errors that a gain has to exceed, else it counts as noise
 
 
 def draw_blocks(clips: int, groups: np.ndarray | None = None, number: int = BLOCKS) -> np.ndarray:
     """(clips,) a block for each clip, drawn evenly with a fixed seed; clips of one group (other than "")
-    share theirs."""
+    share a block."""
     names = (
         np.array([str(name) or f"\0{index}" for index, name in enumerate(groups)])
         if groups is not None
@@ -27,7 +27,7 @@ def draw_blocks(clips: int, groups: np.ndarray | None = None, number: int = BLOC
 def estimate_gain(
     metric: str, old: np.ndarray, new: np.ndarray, truth: np.ndarray, blocks: np.ndarray
 ) -> tuple[float, float]:
-    """By how much `new` scores better than `old` on the same clips, and that difference's standard error.
+    """The gain of `new` over `old` on the same clips, and its standard error.
 
     The error is the delete-a-block jackknife's.
     """
@@ -60,7 +60,7 @@ def is_better(
     """Is `new` better by more than two standard errors: in the metric, or in log loss while the metric is no
     worse?
 
-    The log loss sees a weak member long before a few clips change sides.
+    The log loss reveals a weak member long before the class of any clip changes.
 
     Args:
         plain: the probabilities before factors or thresholds, old and new, whose log losses are compared;

@@ -1,4 +1,4 @@
-"""The submission: built on the competition's own sample file, checked, and only then written."""
+"""Builds a submission in the shape of the sample file, validates it, and only then writes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from earshot.competition import labels, long_format, sample_answers
+from earshot.competition import labels, long_format, sample_shape
 from earshot.core import csv_table, spelling
 from earshot.core.csv_text import to_csv
 from earshot.core.errors import UserError
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def find_sample(cache: Cache) -> Path | None:
-    """The sample submission that lies beside a cache; None where its competition has none.
+    """The sample submission beside a cache; None where its competition has none.
 
     Raises:
-        UserError: it is missing, or is not the one that the cache was made with.
+        UserError: it is missing, or differs from the one that the cache was made with.
     """
     path = cache.folder / "sample_submission.csv"
     if "sample_submission" not in cache.record:
@@ -33,28 +33,27 @@ def find_sample(cache: Cache) -> Path | None:
     found, wanted = hash_file(path)[:12] if path.is_file() else None, cache.record["sample_submission"]
     if found != wanted:
         raise UserError(
-            f"{path} was changed after the extraction (content {found or 'nothing'} now, "
-            f"{wanted or 'nothing'} then): put the competition's own back, or run get_features.py again with "
+            f"{path} has changed since the extraction (hash {found or 'none'} now, "
+            f"{wanted or 'none'} then): restore the competition's file, or run get_features.py again with "
             "--fresh"
         )
     return path if wanted else None
 
 
 def warn_same_answer(table: pd.DataFrame, id_column: str) -> str | None:
-    """A warning where every row of a submission says the same; None where rows differ, or there is but
-    one."""
-    answers = table.drop(columns=id_column, errors="ignore")
-    if len(table) < 2 or len(answers.drop_duplicates()) > 1:
+    """A warning where all rows of a submission are the same; None where rows differ, or there is only one."""
+    value_columns = table.drop(columns=id_column, errors="ignore")
+    if len(table) < 2 or len(value_columns.drop_duplicates()) > 1:
         return None
-    said = ", ".join(map(str, answers.iloc[0][:3]))
+    cells = ", ".join(map(str, value_columns.iloc[0][:3]))
     return (
-        f"beware: all {len(table)} rows of the submission have the same answer ({said}): has the head "
-        "learnt anything?"
+        f"warning: all {len(table)} rows of the submission have the same values ({cells}): did the head "
+        "learn anything?"
     )
 
 
 def find_id_column(sample: pd.DataFrame, named: str) -> str:
-    """The sample file's column of ids: the one that the competition's own files name, else its first."""
+    """The sample file's id column: the one named in the competition's files, else its first."""
     return named if named in sample else str(sample.columns[0])
 
 
@@ -70,20 +69,21 @@ def build_table(
     """The submission's table, in the shape and order of the sample file.
 
     Args:
-        ids: (clips,) names as the sample file writes them.
+        ids: (clips,) as in the sample file.
         probabilities: (clips, classes).
-        classes: the labels in the columns' order, as the sample file spells them.
-        columns: headers of id and label, for want of a sample file.
-        sample: the sample submission; its header, ids and cells decide: one label column gets the likeliest
-            class (the k likeliest, where its cells are k labels; the k-th in the k-th of several columns of
-            labels), a score the probability of one of two classes, a column per class each class's, and a row
-            per clip and class that row's (0 of a class that is not known); yes and no as words are written
-            so, yes from the threshold on.
-        multilabel: a label column gets every class that is likelier than not, and at least the likeliest.
-        separator: what stands between them, as `labels.find_separator` has it. None: the training data has
-            0/1 columns, and so has a submission for want of a sample file.
+        classes: in the order of the columns, as the sample file spells them.
+        columns: headers of id and label, where there is no sample file.
+        sample: the sample submission; its header, ids and cells decide the values. A label column gets the
+            likeliest class, or the k likeliest where its cells have k labels; the k-th of several label
+            columns gets the k-th likeliest. A score gets the probability of one of two classes, a column per
+            class that of each class, and a row per clip and class that of the pair (0 for an unknown class).
+            Where its cells are yes and no in words, these are written, yes from the threshold on.
+        multilabel: a label column gets every class with a probability of 0.5 or more, and at least the
+            likeliest.
+        separator: between them, from `labels.find_separator`. None: the training data has 0/1 columns, and so
+            has a submission without a sample file.
     Raises:
-        UserError: an id of the sample that has no prediction, columns that are no classes.
+        UserError: an id of the sample has no prediction, or columns are not classes.
     """
     if sample is None and multilabel and separator is None:
         return pd.DataFrame(
@@ -101,38 +101,38 @@ def build_table(
         )
     id_column = find_id_column(sample, columns[0])
     at = {str(id): index for index, id in enumerate(ids)}
-    answers = [column for column in sample.columns if column != id_column]
+    value_columns = [column for column in sample.columns if column != id_column]
     table = pd.DataFrame({id_column: sample[id_column]})
-    clips, asked = list(sample[id_column]), None
+    clips, pairs = list(sample[id_column]), None
     missing = [clip for clip in clips if clip not in at]
-    if missing and len(answers) == 1 and not sample_answers.has_class_columns(answers, classes):
-        asked = long_format.detect_long_format(
+    if missing and len(value_columns) == 1 and not sample_shape.has_class_columns(value_columns, classes):
+        pairs = long_format.detect_long_format(
             clips, classes, lambda some: {clip for clip in some if clip in at}, strict=False
         )
-    if asked:
-        clips, missing = asked.clips, [clip for clip in asked.clips if clip not in at]
+    if pairs:
+        clips, missing = pairs.clips, [clip for clip in pairs.clips if clip not in at]
     if missing:
         raise UserError(
             f"{len(missing)} ids of the sample submission have no prediction (first: {missing[0]}): "
             "the features were made from another sample: run get_features.py again"
         )
     rows = [at[clip] for clip in clips]
-    if asked:
+    if pairs:
         place = {label: index for index, label in enumerate(classes)}
-        of = np.array([place.get(label, -1) for label in asked.classes])
+        of = np.array([place.get(label, -1) for label in pairs.classes])
         found = np.where(of < 0, 0, probabilities[rows, of])
-        words = sample_answers.find_long_words(answers[0], sample[answers[0]].unique())
-        table[answers[0]] = _format_yes_no(found >= THRESHOLD, words) if words else _round_cells(found)
+        words = sample_shape.find_long_words(value_columns[0], sample[value_columns[0]].unique())
+        table[value_columns[0]] = _format_yes_no(found >= THRESHOLD, words) if words else _round_cells(found)
         return table[list(sample.columns)]
     ordered = probabilities[rows]
-    shape = sample_answers.detect_shape(sample, id_column, classes, multilabel)
-    if shape.kind == "labels" and len(answers) > 1:
+    shape = sample_shape.detect_shape(sample, id_column, classes, multilabel)
+    if shape.kind == "labels" and len(value_columns) > 1:
         order = np.argsort(-ordered, 1, kind="stable")
-        for rank, column in enumerate(answers):
+        for rank, column in enumerate(value_columns):
             table[column] = [classes[i] for i in order[:, rank]]
         return table[list(sample.columns)]
     if shape.kind == "labels":
-        table[answers[0]] = (
+        table[value_columns[0]] = (
             _join_likely(ordered, classes, separator or ",")
             if multilabel
             else _join_likeliest(ordered, classes, shape)
@@ -140,7 +140,7 @@ def build_table(
         return table[list(sample.columns)]
     # a clip of a single-label task has exactly one class, the likeliest
     yes = ordered >= THRESHOLD if multilabel else np.eye(len(classes), dtype=bool)[ordered.argmax(1)]
-    for column in answers:
+    for column in value_columns:
         index = classes.index(column if shape.of is None else shape.of)
         table[column] = (
             _format_yes_no(yes[:, index], shape.words) if shape.words else _round_cells(ordered[:, index])
@@ -157,23 +157,27 @@ def _name_headers(id_column: str, classes: list[str]) -> list[str]:
 
 
 def _join_likely(probabilities: np.ndarray, classes: list[str], separator: str) -> list[str]:
-    said = probabilities >= np.minimum(THRESHOLD, probabilities.max(1, keepdims=True))
-    return [labels.join_labels([classes[i] for i in np.flatnonzero(row)], separator) for row in said]
+    likely = probabilities >= np.minimum(THRESHOLD, probabilities.max(1, keepdims=True))
+    return [labels.join_labels([classes[i] for i in np.flatnonzero(row)], separator) for row in likely]
 
 
 def _find_separator(
     sample: pd.DataFrame, named: str, classes: list[str], separator: str | None
 ) -> str | None:
-    """What stands between the labels of the sample file's cells, where they show it; else the training data's
-    separator."""
-    answers = [column for column in sample.columns if column != find_id_column(sample, named)]
-    cells = [cell for cell in sample[answers[0]].str.strip().unique() if cell] if len(answers) == 1 else []
+    """The separator between the labels in the sample file's cells, if they show it; else the training
+    data's."""
+    value_columns = [column for column in sample.columns if column != find_id_column(sample, named)]
+    cells = (
+        [cell for cell in sample[value_columns[0]].str.strip().unique() if cell]
+        if len(value_columns) == 1
+        else []
+    )
     shown = labels.find_separator(cells, classes)
     return shown if shown == labels.LIST or labels.is_fully_separable(cells, shown, classes) else separator
 
 
 def _join_likeliest(
-    probabilities: np.ndarray, classes: list[str], shape: sample_answers.AnswerShape
+    probabilities: np.ndarray, classes: list[str], shape: sample_shape.SampleShape
 ) -> list[str]:
     if shape.several == 1:
         return [classes[i] for i in probabilities.argmax(1)]
@@ -194,16 +198,16 @@ def check_table(
     separator: str = " ",
     words: tuple[str, ...] = (),
 ) -> None:
-    """The guard: raise UserError unless the table is what the leaderboard will accept.
+    """Validate a submission: raise UserError unless the leaderboard will accept the table.
 
     Args:
-        table: text, as read back from the bytes that are about to be written.
-        id_column: its column of ids.
-        ids: the ids that are expected, in order.
-        columns: the columns that are expected, in order.
-        classes: every label there is.
-        separator: what stands between several labels of a cell.
-        words: how cells may write yes and no.
+        table: text, read back from the bytes to be written.
+        id_column: its id column.
+        ids: the expected ids, in order.
+        columns: the expected columns, in order.
+        classes: all classes.
+        separator: between several labels of a cell.
+        words: spellings of yes and no in cells.
     """
     if list(table.columns) != columns:
         raise UserError(f"submission refused: its columns are {list(table.columns)}, expected {columns}")
@@ -235,12 +239,12 @@ def check_table(
         numbers = pd.to_numeric(cells, errors="coerce")
         if numbers.isna().all() or not numbers.notna().all() and cells.isin(classes).any():
             raise UserError(
-                f"submission refused: {cells[~cells.isin(classes)].iloc[0]} in column {column} is no class"
+                f"submission refused: {cells[~cells.isin(classes)].iloc[0]} in column {column} is not a class"
             )
         wrong = ~numbers.between(0, 1)
         if wrong.any():
             raise UserError(
-                f"submission refused: {cells[wrong].iloc[0]} in column {column} is no probability"
+                f"submission refused: {cells[wrong].iloc[0]} in column {column} is not a probability"
             )
 
 
@@ -265,10 +269,10 @@ def render(
     multilabel: bool = False,
     separator: str | None = None,
 ) -> tuple[bytes, pd.DataFrame]:
-    """Build the submission and guard it: the file's bytes, and its table as text.
+    """Build and validate the submission: the file's bytes, and its table as text.
 
     Raises:
-        UserError: what `build_table` and `check_table` refuse.
+        UserError: `build_table` or `check_table` refuse it.
     """
     if not np.isfinite(probabilities).all():
         raise UserError(
@@ -277,21 +281,19 @@ def render(
         )
     sample = csv_table.read(sample_path) if sample_path else None
     if sample is not None:
-        classes = sample_answers.adopt_spelling(
-            classes, sample, find_id_column(sample, columns[0]), multilabel
-        )
+        classes = sample_shape.adopt_spelling(classes, sample, find_id_column(sample, columns[0]), multilabel)
     if multilabel and sample is not None:
         separator = _find_separator(sample, columns[0], classes, separator)
     made = build_table(ids, probabilities, classes, columns, sample, multilabel, separator)
     data = to_csv([made.columns, *made.itertuples(index=False, name=None)]).encode("utf-8")
-    # The bytes are read back before they are written, so that the guard sees what the leaderboard will see.
+    # The bytes are read back before they are written, so that what the leaderboard reads is validated.
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
     id_column = columns[0] if sample is None else find_id_column(sample, columns[0])
     wanted = ids if sample is None else sample[id_column]
-    shape, words = sample_answers.AnswerShape("labels"), None
+    shape, words = sample_shape.SampleShape("labels"), None
     if sample is not None:
-        shape = sample_answers.detect_shape(sample, id_column, classes, multilabel)
-        words = sample_answers.find_yes_no(
+        shape = sample_shape.detect_shape(sample, id_column, classes, multilabel)
+        words = sample_shape.find_yes_no(
             cell for column in sample.columns.drop(id_column) for cell in sample[column].unique()
         )
     own = (
@@ -321,7 +323,7 @@ def write(
     multilabel: bool = False,
     separator: str | None = None,
 ) -> pd.DataFrame:
-    """Render the submission and write it; nothing is written if it is refused."""
+    """Build, validate and write the submission; nothing is written if it is refused."""
     data, table = render(ids, probabilities, classes, columns, sample_path, multilabel, separator)
     write_bytes(path, data)
     return table

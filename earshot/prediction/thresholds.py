@@ -1,5 +1,4 @@
-"""What is said of a probability: factors per class before the likeliest is taken, thresholds per class where
-a clip has several."""
+"""Factors per class before the likeliest is chosen; thresholds per class where a clip may have several."""
 
 from __future__ import annotations
 
@@ -15,14 +14,13 @@ NAMES = {
     (True, "each"): "class thresholds",
 }
 POWERS = np.linspace(-1, 1, 21)
-STEPS = np.linspace(-2, 2, 41)  # of a factor's logarithm
-LOGITS = np.linspace(-6, 6, 49)  # of a threshold
+STEPS = np.linspace(-2, 2, 41)  # logarithms of factors
+LOGITS = np.linspace(-6, 6, 49)  # of thresholds
 SWEEPS = 2
 
 
 def is_threshold_metric(metric: str, multilabel: bool) -> bool:
-    """Can a metric change by factors or thresholds? Rankings and the log loss are of the probabilities as
-    they are."""
+    """Do factors or thresholds change a metric? Rankings and the log loss use the probabilities directly."""
     return metric in (OF_SEVERAL if multilabel else COUNTED)
 
 
@@ -31,10 +29,10 @@ def fit(probabilities: np.ndarray, truth: np.ndarray, metric: str, kind: str) ->
 
     Args:
         probabilities: (clips, classes).
-        truth: (clips,) class indices: factors are found; (clips, classes) of 0 and 1: thresholds.
+        truth: (clips,) class indices: factors are found; (clips, classes) of 0 and 1: thresholds are found.
         metric: one that `is_threshold_metric`.
-        kind: "common": factors prior^-a with one a for all classes, or one threshold; "each": every class its
-            own, from there.
+        kind: "common": factors prior^-a with one a for all classes, or one threshold; "each": each class
+            separately, starting there.
     """
     if truth.ndim == 2:
         return _fit_thresholds(probabilities, truth, metric, kind)
@@ -49,20 +47,20 @@ def scale_classes(probabilities: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def recenter(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Every class's probabilities moved, in their order, so that its threshold comes to lie at 0.5: its logit
-    becomes 0."""
+    """Shift the probabilities of each class monotonically, so that its threshold becomes 0.5."""
     yes, no = probabilities * (1 - thresholds), (1 - probabilities) * thresholds
     return yes / (yes + no)
 
 
 def apply(probabilities: np.ndarray, found: np.ndarray, multilabel: bool) -> np.ndarray:
-    """Probabilities (clips, classes) after what `fit` found: the likeliest, or what has 0.5, is then the
-    answer."""
+    """Probabilities (clips, classes) after the factors or thresholds of `fit`: the prediction is then the
+    likeliest class, or all from 0.5 on."""
     return (recenter if multilabel else scale_classes)(probabilities, found)
 
 
 def _find_best(values: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """(...) where (options, ...) values are highest; of equals, that with the smallest distance."""
+    """(...) the option where (options, ...) values are highest; of equals, the one with the smallest
+    distance."""
     level = values.max(0) - 1e-12
     return np.where(values >= level, distance.reshape(-1, *[1] * (values.ndim - 1)), np.inf).argmin(0)
 
@@ -73,13 +71,13 @@ def _fit_prior(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> np.
     log -= log.mean()
     values = []
     for power in POWERS:
-        said = (probabilities * np.exp(-power * log)).argmax(1)
-        values.append(_score(metric, truth, said, classes))
+        predicted = (probabilities * np.exp(-power * log)).argmax(1)
+        values.append(_score(metric, truth, predicted, classes))
     return np.exp(-POWERS[_find_best(np.array(values), np.abs(POWERS))] * log)
 
 
-def _score(metric: str, truth: np.ndarray, said: np.ndarray, classes: int) -> float:
-    three = (np.bincount(which, minlength=classes) for which in (truth[said == truth], truth, said))
+def _score(metric: str, truth: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    three = (np.bincount(which, minlength=classes) for which in (truth[predicted == truth], truth, predicted))
     return float(score_counts(metric, *three, len(truth), False))
 
 
@@ -95,8 +93,8 @@ def _fit_factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scal
             others = log + own
             others[:, c] = -np.inf
             rival = others.argmax(1)
-            # From which step on the class is said: the counts at all steps then are sums over
-            # those that changed sides by then.
+            # From which step on the class is predicted: the counts at all steps are then sums over
+            # the clips that have changed by then.
             at = np.searchsorted(STEPS, others[np.arange(clips), rival] - log[:, c] - own[c], side="right")
             right, mine = rival == truth, truth == c
             lost = [
@@ -105,11 +103,13 @@ def _fit_factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scal
                 .cumsum(0)
                 for w in (right, slice(None))
             ]
-            said = np.bincount(rival, minlength=classes) - lost[1]
+            predicted = np.bincount(rival, minlength=classes) - lost[1]
             good = np.bincount(rival[right], minlength=classes) - lost[0]
-            said[:, c] = np.bincount(at, minlength=options + 1)[:options].cumsum()
+            predicted[:, c] = np.bincount(at, minlength=options + 1)[:options].cumsum()
             good[:, c] = np.bincount(at[mine], minlength=options + 1)[:options].cumsum()
-            own[c] += STEPS[_find_best(score_counts(metric, good, true, said, clips, False), np.abs(STEPS))]
+            own[c] += STEPS[
+                _find_best(score_counts(metric, good, true, predicted, clips, False), np.abs(STEPS))
+            ]
         if np.array_equal(before, own):
             break
     return np.exp(own - own.mean())
@@ -124,15 +124,15 @@ def _score_thresholds(probabilities: np.ndarray, truth: np.ndarray, metric: str)
     """The score at each of the thresholds, and the counts (thresholds, classes) that it is made of."""
     classes = truth.shape[1]
     options = 1 / (1 + np.exp(-LOGITS))
-    # How many thresholds a probability reaches; from that, what reaches each.
+    # How many thresholds a probability reaches; from that, how many clips reach each.
     cell = np.searchsorted(options, probabilities, side="right") * classes + np.arange(classes)
-    right, said = (
+    right, predicted = (
         np.bincount(cells.ravel(), minlength=(len(options) + 1) * classes)
         .reshape(-1, classes)[::-1]
         .cumsum(0)[::-1][1:]
         for cells in (cell[truth == 1], cell)
     )
-    counted = (right, truth.sum(0), said, len(truth), True)
+    counted = (right, truth.sum(0), predicted, len(truth), True)
     return score_counts(metric, *counted), counted
 
 

@@ -49,20 +49,36 @@ def open_run_cache(run: Run, features: str | None) -> Cache:
 
 
 def check_same_classes(runs: list[Run]) -> list[str]:
-    """The labels that all runs share; UserError if two runs have other labels, another order or another
+    """The classes that all runs share, in their order; UserError where two runs differ in them or in the
     task."""
+    first = runs[0]
     for run in runs[1:]:
-        if run.multilabel != runs[0].multilabel:
+        if run.multilabel != first.multilabel:
             raise UserError(
-                f"{runs[0].folder} is {_describe_task(runs[0])}, {run.folder} {_describe_task(run)}: they "
-                "cannot be blended"
+                f"can't blend {first.folder} ({_describe_task(first)}) with {run.folder} "
+                f"({_describe_task(run)}): choose runs of one task"
             )
-        if to_keys(run.classes) != to_keys(runs[0].classes):
+        if to_keys(run.classes) != to_keys(first.classes):
             raise UserError(
-                f"{runs[0].folder} there and {run.folder} here have different labels, or another order of "
-                f"them ({_describe_labels(runs[0].classes, run.classes)}): they cannot be blended"
+                f"can't blend {first.folder} with {run.folder}: {_compare_classes(first, run)}: choose runs "
+                "of one competition"
             )
-    return runs[0].classes
+    return first.classes
+
+
+def _compare_classes(one: Run, other: Run) -> str:
+    """The difference between the classes of two runs, in words."""
+    if sorted(to_keys(one.classes)) == sorted(to_keys(other.classes)):
+        return "the same classes in another order"
+    parts = []
+    for run, theirs in ((one, other), (other, one)):
+        known = set(to_keys(theirs.classes))
+        only = [name for name, key in zip(run.classes, to_keys(run.classes), strict=True) if key not in known]
+        named = (
+            f", of which only it has {', '.join(only[:3])}{' ...' if len(only) > 3 else ''}" if only else ""
+        )
+        parts.append(f"{run.folder} has {len(run.classes)} classes{named}")
+    return "; ".join(parts)
 
 
 def check_same_clips(runs: list[Run], caches: list[Cache]) -> None:

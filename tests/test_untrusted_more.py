@@ -1,5 +1,4 @@
-"""More of a stranger's folders, every checksum right: shards, manifests and links are believed no further
-than they can be."""
+"""More untrusted folders with correct checksums: shards, manifests and links."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import FLAGS
 from test_damage import TRAIN, files
-from test_strangers import reseal
+from test_untrusted import reseal
 
 from earshot.core import checksums, config, plain_pickle
 from earshot.core.errors import UserError
@@ -21,7 +20,7 @@ from earshot.features.cache import Cache
 from earshot.training import resume
 
 
-def test_a_flipped_digit_remembered_condemns_no_cache(scripts, data, calm, tmp_path, capsys, monkeypatch):
+def test_a_flipped_digit_does_not_condemn_a_cache(scripts, data, calm, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "tones" / "logmel"
     shutil.copytree(calm, folder)
     monkeypatch.setattr(checksums, "SETTLED", -1e9)  # remembered at once
@@ -51,7 +50,7 @@ def test_a_flipped_digit_remembered_condemns_no_cache(scripts, data, calm, tmp_p
     ],
 )
 @pytest.mark.parametrize("recipe", ["linear", "sample"])  # without, and with features of its own
-def test_what_cannot_be_a_cache_is_not_in_the_way_of_one(calm, tmp_path, text, recipe):
+def test_what_is_no_cache_does_not_block_one(calm, tmp_path, text, recipe):
     folder = tmp_path / "data" / "tones" / "logmel"
     shutil.copytree(calm, folder)
     (tmp_path / "data" / "tones" / "other").mkdir()
@@ -93,7 +92,7 @@ def test_a_manifest_says_all_that_its_readers_need(scripts, data, calm, attached
 
 
 def reshard(folder: Path, name: str, change) -> None:
-    """A shard with a change, its checksum right again."""
+    """A shard with a change, and a new checksum."""
     path = folder / "shards" / f"{name}.pkl"
     content = plain_pickle.load(path, mmap=False)
     change(content)
@@ -114,8 +113,8 @@ CHANGES = {
     "no time": lambda c: c.update(start=np.full_like(c["start"], np.nan)),
     "negative": lambda c: c.update(length=-c["length"]),
     "turned": lambda c: c.update(clip=c["clip"][::-1].copy()),
-    "unheard": lambda c: c.update(clip=np.full_like(c["clip"], c["clip"][0])),
-    "heard and bad": lambda c: c.update(bad=c["clip"][:1].copy(), reason=np.array(["x"])),
+    "no windows": lambda c: c.update(clip=np.full_like(c["clip"], c["clip"][0])),
+    "windows and bad": lambda c: c.update(bad=c["clip"][:1].copy(), reason=np.array(["x"])),
 }
 
 
@@ -161,9 +160,7 @@ def get_features(scripts):
 
 @pytest.mark.parametrize("sums", [[1], "x", 5, {"train-00000.pkl": 5}])
 @pytest.mark.parametrize("earlier", [True, False])
-def test_a_seal_whose_checksums_are_none(
-    scripts, data, calm, begun, attached, tmp_path, capsys, sums, earlier
-):
+def test_invalid_checksums_of_a_shard(scripts, data, calm, begun, attached, tmp_path, capsys, sums, earlier):
     folder = (attached if earlier else tmp_path / "data") / "tones" / "logmel"
     shutil.copytree(begun, folder)
     path = folder / "shards" / "train-00000.json"

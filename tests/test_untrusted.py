@@ -1,5 +1,5 @@
-"""Whole folders of a stranger's, every checksum right: nothing is written elsewhere, nothing is believed that
-cannot be, no traceback."""
+"""Untrusted folders with correct checksums: nothing is written outside, impossible values are refused, no
+traceback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEYS = ["fingerprint", "record", "splits", "shapes", "span", "columns", "sha256"
 
 
 def reseal(folder: Path, change) -> None:
-    """A cache's manifest with a change, its own checksum right again."""
+    """A cache's manifest with a change, and a new checksum."""
     content = checksums.read(folder / cache.MANIFEST)
     change(content)
     checksums.write(folder / cache.MANIFEST, content)
@@ -64,7 +64,7 @@ def test_names_that_lead_outside_are_not_set_aside(scripts, data, calm, tmp_path
 @pytest.mark.parametrize(
     "text", ['["record"]', "[" * 100_000, '"record"', '{"record": 5}', '{"record": {}, "version": 2}', ""]
 )
-def test_files_that_are_called_like_ours(scripts, data, attached, tmp_path, text, capsys):
+def test_files_named_like_ours(scripts, data, attached, tmp_path, text, capsys):
     (attached / "web").mkdir()
     (attached / "web" / cache.MANIFEST).write_text(text)
     (tmp_path / "data" / "tones" / "other").mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_shards_that_do_not_hold_together(scripts, data, calm, begun, attached, 
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)
 
 
-def test_a_seal_without_its_shard_s_checksum(scripts, data, calm, begun, attached, tmp_path, capsys):
+def test_a_checksum_file_without_its_shard(scripts, data, calm, begun, attached, tmp_path, capsys):
     folder = attached / "tones" / "logmel"
     shutil.copytree(begun, folder)
     seal = checksums.read(folder / "shards" / "train-00000.json")
@@ -173,7 +173,7 @@ def test_an_earlier_run_that_died_between_two_renames(scripts, calm, attached, t
         lambda e: e.update(rate=0),
     ],
 )
-def test_an_index_that_holds_nonsense_is_made_anew(data, tmp_path, change):
+def test_an_invalid_index_is_made_again(data, tmp_path, change):
     path = next((data / "audio_train").glob("*.wav"))
     sources = Sources(tmp_path / ".index.json")
     digests, headers = sources.compute_digests([path]), sources.read_headers([path])
@@ -210,14 +210,14 @@ def lying(path: Path, wave: np.ndarray, rate: int) -> None:
 
 
 @pytest.mark.parametrize("rate", [8, 16000, 96000])
-def test_a_header_that_lies_about_its_length(tmp_path, rate):
+def test_a_header_with_a_wrong_length(tmp_path, rate):
     wave = (0.1 * np.random.default_rng(0).standard_normal(20000)).astype(np.float32)
     lying(tmp_path / "a.flac", wave, rate)
     assert soundfile.info(tmp_path / "a.flac").frames > 10**10
     assert load.read_info(tmp_path / "a.flac") == (pytest.approx(20000 / rate, rel=0.01), rate)
 
 
-def test_one_lying_header_does_not_stop_a_stage(tmp_path):
+def test_one_wrong_header_does_not_stop_a_stage(tmp_path):
     root = make_competition(tmp_path / "tones", classes=2, train=4, subm=1)
     wave, rate = soundfile.read(root / "audio_train" / "000.wav")
     (root / "audio_train" / "000.wav").unlink()
@@ -301,7 +301,7 @@ def test_a_hold_out_s_score_that_was_altered_is_made_again(tmp_path):
     assert "the hold-out is scored again" in done.stdout and json.loads(path.read_text()) == right
 
 
-def test_features_that_are_no_numbers_are_not_answered_by_the_prior(tmp_path):
+def test_features_that_are_nan_are_not_filled_with_the_prior(tmp_path):
     root = make_competition(tmp_path / "tones", classes=2, train=6, subm=2)
     with open(root / "sample_submission.csv", "a", newline="") as file:
         csv.writer(file).writerow(["missing.wav", "tone0"])

@@ -1,4 +1,4 @@
-"""What a sample submission asks for: its columns and cells, compared with the classes of training."""
+"""The shape of a sample submission: what its columns and cells hold, compared with the training classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from earshot.core import spelling
 from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
 
-# How the labels that no cell shows are written, so that all cells are of a kind: as they are, composed,
+# How labels that are in no cell are written, in the style of the cells: unchanged, composed,
 # decomposed, 1.0 as 1, 1 as 1.0.
 STYLES = (
     str,
@@ -30,23 +30,23 @@ STYLES = (
     lambda text: re.sub(r"^(\d+)\.0+$", r"\1", text, flags=re.ASCII),
     lambda text: re.sub(r"^(\d+)$", r"\1.0", text, flags=re.ASCII),
 )
-# Words of a header that mean a number for one class, and headers that mean labels.
+# Words in headers of scores, and headers of labels.
 SCORES = frozenset(
     "probability probabilities prob probs proba score scores confidence conf likelihood likelihoods p".split()
 )
 LABELS = frozenset(labels.LABEL_NAMES) - {"target", "y"}
-# A cell that means yes, and one that means no.
+# Cells for yes, and their opposites.
 YES_NO = {"true": "false", "yes": "no", "t": "f", "y": "n", "present": "absent", "positive": "negative"}
 NO = frozenset("0 none nothing background noise silence silent normal neg".split()) | {*YES_NO.values()}
 
 
-class AnswerShape(NamedTuple):
-    """What the cells of a sample submission are: "labels", or a "score" (a number, or yes and no) of a class.
+class SampleShape(NamedTuple):
+    """The content of a sample submission's cells: "labels", or a "score" (a number, or yes and no) of a
+    class.
 
-    of: the class that a single column's score is of; None where columns or rows say it.
-    words: how yes and no are written; None for numbers.
-    several: how many labels a cell has, the likeliest first; 0 where that depends on the clip.
-    separator: what stands between them.
+    of: the class of a single column of scores; None where columns or rows name the class. words: how yes and
+    no are written; None for numbers. several: the number of labels in a cell, the likeliest first; 0 where it
+    depends on the clip. separator: between them.
     """
 
     kind: str
@@ -58,22 +58,22 @@ class AnswerShape(NamedTuple):
 
 def detect_shape(
     sample: pd.DataFrame, id_column: str, classes: Sequence[str], multilabel: bool
-) -> AnswerShape:
-    """What the cells of a sample submission are, where its rows are clips: header and values decide together.
+) -> SampleShape:
+    """The content of the cells of a sample submission with a row per clip, by its header and values.
 
     Args:
         classes: in order, in any spelling. multilabel: may a clip have several labels?
     Raises:
-        UserError: a column per class, and one is no class.
+        UserError: it has a column per class, and one is not a class.
     """
     columns = [column for column in sample.columns if column != id_column]
     if has_ranked_columns(sample, columns, classes):
-        return AnswerShape("labels", several=min(len(columns), len(classes)))
+        return SampleShape("labels", several=min(len(columns), len(classes)))
     if not columns or has_class_columns(columns, classes):
         cells_of_all = (cell for column in columns for cell in sample[column].unique())
-        return AnswerShape("score", words=find_yes_no(cells_of_all))
+        return SampleShape("score", words=find_yes_no(cells_of_all))
     if multilabel:
-        return AnswerShape("labels", several=0)
+        return SampleShape("labels", several=0)
     cells = _list_cells(sample[columns[0]])
     if len(classes) == 2:
         known, cell_keys = set(spelling.to_keys(classes)), set(spelling.to_keys(cells))
@@ -83,9 +83,9 @@ def detect_shape(
         fractions = numbers and any(map(is_fraction, cells)) and not cell_keys <= known
         named_score = is_score(columns[0]) and (numbers or none_known)
         if words or fractions or named_score:
-            return AnswerShape("score", find_positive_class(columns[0], classes), words)
+            return SampleShape("score", find_positive_class(columns[0], classes), words)
     count, separator = _count_labels(cells, classes)
-    return AnswerShape("labels", several=count, separator=separator)
+    return SampleShape("labels", several=count, separator=separator)
 
 
 def has_ranked_columns(sample: pd.DataFrame, columns: Sequence[str], classes: Sequence[str]) -> bool:
@@ -94,12 +94,12 @@ def has_ranked_columns(sample: pd.DataFrame, columns: Sequence[str], classes: Se
     if not 1 < len(columns) <= len(classes) or not known.isdisjoint(spelling.to_keys(columns)):
         return False
     cells = {spelling.to_key(cell) for column in columns for cell in sample[column].unique()}
-    # numbers below several columns are of a class each
+    # numbers in several columns are scores of a class each
     return bool(cells) and cells <= known and not all(map(_is_float, cells))
 
 
 def find_long_words(column: str, cells: Iterable[str]) -> tuple[str, str] | None:
-    """How a sample with a row per clip and class writes yes and no; None where it holds numbers."""
+    """The words for yes and no of a sample with a row per clip and class; None where it has numbers."""
     words = {cell.strip() for cell in cells} - {""}
     if words == {"0", "1"} and not is_score(column):
         return "1", "0"
@@ -107,7 +107,7 @@ def find_long_words(column: str, cells: Iterable[str]) -> tuple[str, str] | None
 
 
 def find_yes_no(cells: Iterable[str]) -> tuple[str, str] | None:
-    """How cells that are nothing but yes and no write them; None for others."""
+    """The words for yes and no, where all cells are one of them; else None."""
     words = {cell.strip().lower(): cell.strip() for cell in cells if cell.strip()}
     for yes, no in YES_NO.items():
         if words and words.keys() <= {yes, no}:
@@ -125,8 +125,8 @@ def is_score(header: str) -> bool:
 
 
 def find_positive_class(header: str, classes: Sequence[str]) -> str:
-    """Which of two classes a score is of: the one that the header names, the larger number, the one that says
-    yes or whose opposite says no; else the second."""
+    """The class of a score, of two: the one in the header, the larger number, the one that means yes or whose
+    opposite means no; else the second."""
     header_words = set(_split_words(header))
     named = [name for name in classes if header_words.issuperset(_split_words(name))]
     if len(named) == 1:
@@ -148,7 +148,7 @@ def find_positive_class(header: str, classes: Sequence[str]) -> str:
 
 
 def _split_words(text: str) -> list[str]:
-    """The words of a header, also of predProba."""
+    """The words of a header, split also in predProba."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     return re.findall(r"[^\W_]+", apart.casefold())
 
@@ -169,8 +169,8 @@ def _is_probability(text: str) -> bool:
 
 
 def _count_labels(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
-    """How many labels every cell has, of clips that have one: several where all fall apart into so many words
-    that mostly are classes, whatever their case; and what stands between."""
+    """The number of labels in a cell, for clips with one label: several where all cells have as many words,
+    mostly classes in any case; and the separator."""
     known = {*spelling.to_keys(classes), *map(spelling.to_loose_key, classes)}
 
     def is_class(text: str) -> bool:
@@ -188,12 +188,12 @@ def _count_labels(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
 
 
 def has_class_columns(columns: Sequence[str], classes: Sequence[str]) -> bool:
-    """Does a sample submission have a column per class (True), or one that holds labels (False)?
+    """Does a sample submission have a column per class (True), or a column of labels (False)?
 
     Args:
         columns: its columns but the ids.
     Raises:
-        UserError: a column is no class, or is the second one of its class.
+        UserError: a column is not a class, or is a duplicate.
     """
     known = set(spelling.to_keys(classes))
     unknown = [column for column in columns if spelling.to_key(column) not in known]
@@ -204,10 +204,10 @@ def has_class_columns(columns: Sequence[str], classes: Sequence[str]) -> bool:
     if unknown:
         hint = suggest_label(unknown[0], classes)
         if not hint:
-            hint = ": spell the classes alike in both files, or take the column out"
+            hint = ": spell the classes alike in both files, or remove the column"
         hint += suggest_label_map(columns, classes)
         raise UserError(
-            f"the sample submission's column {format_cell(unknown[0])} is no class of the training data "
+            f"the sample submission's column {format_cell(unknown[0])} is not a class of the training data "
             f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}){hint}"
         )
     for twins in spelling.group_alike(columns, spelling.to_key):
@@ -226,14 +226,14 @@ def check_sample(
     learnt: set[str],
     multilabel: bool,
 ) -> list[str]:
-    """Notes on what a sample submission wants, and warnings where its cells name what no training clip has as
-    its label.
+    """Lines about the shape of a sample submission, and warnings where its cells have labels that no training
+    clip has.
 
     Args:
-        name: the file's. classes: all labels. learnt: those of training clips.
+        name: the file's. classes: all classes. learnt: those with training clips.
         multilabel: may a clip have several?
     Raises:
-        UserError: a column per class, and one is no class.
+        UserError: it has a column per class, and one is not a class.
     """
     columns = [column for column in sample.columns if column != id_column]
     if not columns:
@@ -258,18 +258,19 @@ def check_sample(
         notes.append(
             f"warning: the cells of {name} have {shape.several} labels each, and the label "
             f"{format_cell(torn[0])} "
-            "holds what stands between them: the leaderboard may take it for several"
+            "contains the separator: the leaderboard may read it as several"
         )
     if scores and all(map(_is_probability, named)):
         return [
             f"warning: column {column} of {name} asks for a score, and there are {len(classes)} classes "
-            f"({format_list(classes, 5)}): of which it does not say, so labels are submitted; if another "
-            "column of "
-            "the train csv is meant, name it with --label-column"
+            f"({format_list(classes, 5)}): it does not name one, so labels are submitted; if another "
+            "column of the train csv is the label, name it with --label-column"
         ]
     known = set(spelling.to_keys(learnt))
     unknown = [label for label in named if spelling.to_key(label) not in known]
-    unknown = [label for label in unknown if any(map(str.isalnum, label))]  # "?" stands for any label
+    unknown = [
+        label for label in unknown if any(map(str.isalnum, label))
+    ]  # "?" is a placeholder for any label
     if not unknown:
         return notes + _describe_constant(name, column, cells, classes)
     hint = _suggest_near(unknown[:20], sorted(learnt), known)
@@ -278,10 +279,9 @@ def check_sample(
         if len(named) > 1 and not any(map(str.isdecimal, classes)):
             raise UserError(
                 f"column {column} of {name} holds numbers ({format_list(unknown, 3)}), and the labels are "
-                "words: if "
-                f"they are counted in order, give {counted}"
+                f"words: if they are numbered in order, give {counted}"
             )
-        hint += f"; if numbers are wanted, {counted} writes them"
+        hint += f"; for numbers, give {counted}"
     return [
         *notes,
         f"warning: column {column} of {name} holds {format_list(unknown, 3)}, and no training clip has that "
@@ -290,7 +290,7 @@ def check_sample(
 
 
 def _suggest_near(unknown: Sequence[str], learnt: Sequence[str], known: set[str]) -> str:
-    """What a label, or a word of it, may mean that no training clip has."""
+    """A hint which training label an unknown label, or a word of it, may mean."""
     for label in unknown:
         for word in (label, *labels.list_words(label)):
             hint = suggest_label(word, learnt) if spelling.to_key(word) not in known else ""
@@ -300,26 +300,26 @@ def _suggest_near(unknown: Sequence[str], learnt: Sequence[str], known: set[str]
 
 
 def _describe_constant(name: str, column: str, cells: list[str], classes: Sequence[str]) -> list[str]:
-    """A line where a single number stands below a header that may mean the label or its probability."""
+    """A line where all cells are one number, and the header may mean the label or its probability."""
     if len(classes) != 2 or len(cells) != 1 or not _is_probability(cells[0]) or column.lower() in LABELS:
         return []
     return [
-        f"{name}: column {column} holds {cells[0]} alone, so labels are submitted: if the contest wants "
+        f"{name}: column {column} holds only {cells[0]}, so labels are submitted: if the competition takes "
         "probabilities, write 0.5 there instead"
     ]
 
 
 def _describe_threshold(name: str, where: str, yes: str, no: str) -> str:
-    return f"{name}: {where} {yes} and {no}: {yes} is submitted where a class is likelier than not"
+    return f"{name}: {where} {yes} and {no}: {yes} is submitted from a probability of 0.5 on"
 
 
 def adopt_spelling(
     classes: Sequence[str], sample: pd.DataFrame, id_column: str, multilabel: bool
 ) -> list[str]:
-    """The classes, each as the sample submission spells it in its header or its cells.
+    """The classes, spelled as in the sample submission's header or cells.
 
     Raises:
-        UserError: a column per class, and one is no class.
+        UserError: it has a column per class, and one is not a class.
     """
     columns = [column for column in sample.columns if column != id_column]
     ranked = has_ranked_columns(sample, columns, classes)
@@ -346,7 +346,7 @@ def is_fraction(text: str) -> bool:
 
 
 def _list_labels(sample: pd.DataFrame, column: str, classes: Sequence[str], multilabel: bool) -> list[str]:
-    """The distinct labels that a column's cells name: a cell, or its parts where one of them is a label."""
+    """The distinct labels in a column's cells: the cell, or its parts where one of them is a label."""
     known = set(spelling.to_keys(classes))
     cells = _list_cells(sample[column])
     if multilabel:

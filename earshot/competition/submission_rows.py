@@ -1,4 +1,4 @@
-"""The clips that are to be submitted: those that a sample submission or a csv without labels lists."""
+"""The clips to submit: those of a sample submission or of a csv without labels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from earshot.core.errors import UserError
 
 
 def build_unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, layout: Layout) -> pd.DataFrame:
-    """The clips to be submitted: every row of the csv, path "" (and an entry in `layout.missing`) without a
-    file."""
+    """The clips to submit of a csv without labels: all rows, with the path "" and an entry in
+    `layout.missing` where there is no file."""
     _check_ids(frame[layout.id_column], csv, layout.id_column)
     if frame[layout.id_column].duplicated().any() and (
         rows := row_tables.read_row_ids(files, csv, frame, layout.id_column)
@@ -43,14 +43,14 @@ def build_unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, layout: 
 def build_submission_rows(
     files: Files, frame: pd.DataFrame, csv: Path, train: pd.DataFrame, layout: Layout, tables: Tables = ()
 ) -> pd.DataFrame:
-    """The clips that a sample submission lists; where it is a placeholder, those of the test folder.
+    """The clips of a sample submission; where it is a placeholder, those of the test folder.
 
-    Its ids are files; else rows of a table that says which part of a file each is; else stretches of
-    recordings by their names; else pairs of such a clip and a class, and each clip is there once.
+    Its ids are files; else rows of a table with the part of a file that each is; else names of stretches of
+    recordings; else pairs of such a clip and a class, and each clip appears once.
 
     Args:
-        train: the labelled clips, which are not to be submitted.
-        tables: the other csv files of the test side, as they are read, with their paths.
+        train: the labelled clips, which are not submitted.
+        tables: the other csv files of the test side, with their paths.
     """
     ids = _read_unique_ids(frame, csv, layout)
     paths = files.resolve_ids(ids, "subm")
@@ -80,25 +80,25 @@ def build_submission_rows(
     if listed := row_tables.find_longer_table(files, tables, layout.id_column, ids, classes):
         layout.example = example
         layout.notes.append(
-            f"{csv.name} is a placeholder of {len(frame)} rows: its place takes the {len(listed[1].ids)} "
-            f"rows of {listed[0].name}"
+            f"{csv.name} is a placeholder of {len(frame)} rows: using the {len(listed[1].ids)} rows of "
+            f"{listed[0].name}"
         )
         return _build_segment_rows(listed[1], files, csv, listed[0], layout)
-    # Where a table knows the ids, they may hold more than its files' names.
+    # Where a table has the ids, they may be more than file names.
     if mapped is None:
         parts, lines = placeholder.find_placeholder_segments(files, ids, layout.id_column, train, classes)
         layout.notes += lines
     if parts:
         layout.example = example
         layout.notes.append(
-            f"{csv.name} is a placeholder of {len(frame)} rows: its place takes {len(parts.ids)} rows, one "
+            f"{csv.name} is a placeholder of {len(frame)} rows: using {len(parts.ids)} rows, one "
             f"for every {parts.seconds:g} s of the {len(set(parts.paths))} recordings of the test folder"
         )
         return _build_clip_rows(parts.ids, parts.paths, files, layout, parts)
     if instead := placeholder.find_placeholder_rows(files, ids, paths, train):
         layout.example = example
         layout.notes.append(
-            f"{csv.name} is a placeholder of {len(frame)} rows: its place takes a row for each of the "
+            f"{csv.name} is a placeholder of {len(frame)} rows: using a row for each of the "
             f"{len(instead[0])} files of the test folder"
         )
         return build_table(*instead, "subm")
@@ -112,11 +112,11 @@ def build_submission_rows(
 def _check_ids(ids: pd.Series, csv: Path, column: str) -> None:
     empty = ids.index[ids.str.strip() == ""]
     if len(empty):
-        raise UserError(f"{csv}, line {empty[0]}: no id in column {column}: give one, or take the line out")
+        raise UserError(f"{csv}, line {empty[0]}: no id in column {column}: add one, or remove the line")
 
 
 def _read_unique_ids(frame: pd.DataFrame, csv: Path, layout: Layout) -> list[str]:
-    """The ids of a csv, each once; a UserError where one is empty or repeated."""
+    """The ids of a csv; UserError where one is empty or repeated."""
     ids = frame[layout.id_column]
     _check_ids(ids, csv, layout.id_column)
     if ids.duplicated().any():
@@ -128,14 +128,13 @@ def _read_unique_ids(frame: pd.DataFrame, csv: Path, layout: Layout) -> list[str
             and not frame[[layout.id_column, *rest[:-1]]].duplicated().any()
         ):
             raise UserError(
-                f"{csv} has {len(ids)} rows for {ids.nunique()} ids, each told apart by column {rest[0]}: "
+                f"{csv} has {len(ids)} rows for {ids.nunique()} ids, distinguished by column {rest[0]}: "
                 f"Earshot fills rows by one column of ids; give it a copy with ids such as "
                 f"{ids.iloc[0]}_{frame[rest[0]].iloc[0]} and a single column {rest[-1]}"
             )
         raise UserError(
             f"{csv} has the id {format_cell(again.iloc[0])} twice (again in line {again.index[0]}): keep one "
-            "row "
-            "per clip"
+            "row per clip"
         )
     return list(ids)
 
@@ -143,7 +142,7 @@ def _read_unique_ids(frame: pd.DataFrame, csv: Path, layout: Layout) -> list[str
 def _split_pairs(
     files: Files, ids: list[str], classes: set[str], labelled: set[str], csv: Path, layout: Layout
 ) -> list[str] | None:
-    """The clips of ids that name a clip and a class, each once; None where they name no such pairs."""
+    """The clips of ids that name a clip and a class, each once; None for other ids."""
     pairs = long_format.detect_long_format(
         ids, sorted(classes), segments.KnownIds(files, labelled), strict=False
     )
@@ -161,7 +160,7 @@ def _split_pairs(
 def _build_segment_rows(
     parts: Segments, files: Files, csv: Path, by: Path | None, layout: Layout
 ) -> pd.DataFrame:
-    """Rows that are parts of recordings, by their ids or by a table, with a line on how they are read."""
+    """Rows that are parts of recordings, by their ids or by a table, with a line about them."""
     how = "the ids name" if by is None else f"the rows of {by.name} are" if by != csv else "the rows are"
     number = len(set(filter(None, parts.paths)))
     if parts.seconds:
@@ -174,7 +173,7 @@ def _build_segment_rows(
 def _build_clip_rows(
     ids: list[str], paths: list[str], files: Files, layout: Layout, parts: Segments | None = None
 ) -> pd.DataFrame:
-    """The table of the rows; those without a file go to `layout.missing`, too."""
+    """The table of the rows; rows without a file are also added to `layout.missing`."""
     names: Sequence[str] = parts.names if parts else ids
     layout.missing += [
         ("subm", id, files.explain_absence(name))
