@@ -16,7 +16,7 @@ from earshot.audio import spectrogram
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.report import __main__ as command
-from earshot.report import compare_runs, confusion, curves, hardest_clips, per_class, results
+from earshot.report import compare_runs, confusion, curves, hardest_clips, per_class, results, style
 from earshot.report.make import write_report as make_report
 from earshot.training.oof import Oof
 from earshot.training.run import Run
@@ -138,8 +138,12 @@ def test_a_page_in_one_file(
     text = (folder / "report.html").read_text(encoding="utf-8")
     for name in ("loss_curves", "accuracy_curves", "f1_curves", "confusion", "per_class", "calibration"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert text.count("data:image/png;base64,") == 6 and "width=device-width" in text
-    assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|<script|https?://", text)
+    assert text.count("<svg role=") == 6 and "width=device-width" in text
+    # nothing is fetched: what is named lies in the page
+    assert not re.search(r"(src|href)=\"(?!data:|#)|url\((?!#)|@import|<script|https?://", text)
+    named, used = (re.findall(form, text) for form in (r' id="([^"]+)"', r'(?:href="|url\()#([^")]+)'))
+    assert set(used) <= set(named) and len(set(named)) == len(named), "pictures do not share what they define"
+    assert "prefers-color-scheme:dark" in text and "currentColor" in text
     assert "<b>owl</b>" not in text and "&lt;b&gt;owl&lt;/b&gt;" in text and "日本" in text
     assert [row["class"] for row in read_csv(folder / "per_class.csv")] == NAMES
     before = {p: p.read_bytes() for p in folder.iterdir()}
@@ -156,7 +160,65 @@ def test_results_that_changed_are_drawn_again(tmp_path: Path) -> None:
     assert make_report(tmp_path / "r", again=False) is None  # seconds are no results
     run.write_json("scores", {"best": {"f1_macro": 0.9}})
     assert make_report(tmp_path / "r", again=False) is not None
-    assert "flatters" in (tmp_path / "r" / "report.html").read_text()
+    assert "best epoch (optimistic)" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_the_head_of_the_page(tmp_path: Path) -> None:
+    """Date, command, time and device as training_log.txt and metrics.csv have them, and the spread."""
+    made_up(tmp_path / "r", ["a", "b"], 12)
+    log = "began 2026-01-02 03:04 UTC  python train.py --name r\nfolds: 3 folds; device: CPU, 2 threads\n"
+    (tmp_path / "r" / "training_log.txt").write_text(f"{log}began 2027-01-01 00:00 UTC\n")
+    text = make_report(tmp_path / "r").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith('<p class="facts">')]
+    assert all(
+        part in line
+        for part in (
+            "began 2026-01-02 03:04 UTC",
+            "trained 13.5 s",
+            "on CPU, 2 threads",
+            "<code>python train.py --name r</code>",
+        )
+    )
+    found = results.load_results(tmp_path / "r")
+    spread = np.std(
+        [reference.f1_score(found.labels[m], found.predicted[m], average="macro") for m in by_fold(found)]
+    )
+    assert f"<b>{found.scores['f1_macro']:.4f} <small>± {spread:.4f}</small></b>" in text
+    assert "macro-F1, ± std over 3 folds" in text
+
+
+def by_fold(found: results.Results) -> list[np.ndarray]:
+    return [found.folds == number for number in np.unique(found.folds)]
+
+
+def test_multilabel_leads_with_a_score_without_threshold(tmp_path: Path) -> None:
+    made_up(tmp_path / "r", ["a", "b", "c"], 30, several=True)
+    found = results.load_results(tmp_path / "r")
+    mean_ap = reference.average_precision_score(found.labels, found.probabilities, average="macro")
+    text = make_report(tmp_path / "r").read_text()
+    tiles = re.findall(r"<b>([\d.]+) <small>.*?</small></b><span>(.*?)</span>", text)
+    assert tiles[0] == (f"{mean_ap:.4f}", "mAP, ± std over 3 folds")
+    assert "macro-F1 (threshold 0.5)" in dict(map(reversed, tiles))
+    assert text.index("<th>map_macro</th>") < text.index("<th>f1_macro</th>")
+
+
+def test_counts_in_the_confusion_matrix(tmp_path: Path) -> None:
+    """Seven of forty are 7 in the cell and 17.5% in the table: nothing is rounded twice."""
+    made_up(tmp_path / "r", ["a", "b"], 80)
+    truth = np.arange(80) % 2
+    predicted = np.where((truth == 1) | (np.arange(80) < 14), 1, 0)
+    Oof(
+        np.array([f"{i:03d}.wav" for i in range(80)]),
+        np.arange(80) % 3,
+        truth,
+        np.eye(2)[predicted],
+        ["a", "b"],
+    ).write(tmp_path / "r" / "oof_last.csv")
+    with style.apply_style():
+        axes = confusion.draw(results.load_results(tmp_path / "r"))["confusion"].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["33", "7", "", "40"]
+    text = make_report(tmp_path / "r").read_text()
+    assert "<td>a</td><td>b</td><td>7</td><td>17.5%</td>" in text and ">33</text>" in text
 
 
 def test_more_than_folds_in_the_history(tmp_path: Path) -> None:
@@ -231,15 +293,13 @@ def test_runs_compared(
     rows = read_csv(tmp_path / "reports" / "comparison.csv")
     assert (
         {row["run"] for row in rows} == {"r", "s"}
-        and "stray is no run" in said
+        and "skipped: runs/stray is not a run" in said
         and "empty/oof_last.csv is missing" in said
     )
     scores = {name: results.load_results(tmp_path / "runs" / name).scores["f1_macro"] for name in "rs"}
     assert [row["run"] for row in rows] == sorted("rs", key=lambda name: -scores[name])
     assert all(float(row["f1_macro"]) == pytest.approx(scores[row["run"]], abs=1e-4) for row in rows)
-    assert (
-        next(row["best epoch"] for row in rows if row["run"] == "s") == "0.9700" and "same clips" not in said
-    )
+    assert next(row["best epoch"] for row in rows if row["run"] == "s") == "0.9700" and "warning" not in said
     made_up(tmp_path / "runs" / "t", ["a", "b"], 44)
     assert any(
         "same clips" in line
@@ -248,15 +308,29 @@ def test_runs_compared(
         )
     )
     page = (tmp_path / "reports" / "comparison.html").read_text()
-    assert page.count("data:image/png") == 1 and "<td>t</td>" in page
+    assert page.count("<svg role=") == 1 and "<td>t</td>" in page and "No report yet: " in page
+    make_report(tmp_path / "runs" / "t")
+    compare_runs.write_comparison([tmp_path / "runs" / "t"], tmp_path / "reports")
+    page = (tmp_path / "reports" / "comparison.html").read_text()
+    address = re.search(r'<td><a href="([^"]+)">t</a></td>', page)[1]
+    assert (tmp_path / "reports" / address).resolve() == tmp_path / "runs" / "t" / "report.html"
+    assert "No report yet" not in page
 
 
 def test_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for names, words in (([], "which run"), (["gone"], "gone is no run"), ([str(tmp_path)], "is no run")):
+    for names, words in (
+        ([], "which run"),
+        (["gone"], "no run named gone; runs has no runs"),
+        ([str(tmp_path)], "is not a run"),
+    ):
         with pytest.raises(UserError, match=words):
             command.main(names)
     made_up(tmp_path / "r", ["a", "b"], 12)
+    with pytest.raises(UserError, match=r"no run named rr \(did you mean r\?\)"):
+        command.main(["rr", "--runs-folder", "."])
+    with pytest.raises(UserError, match="no run named other; runs: r$"):
+        command.main(["other", "--runs-folder", "."])
     for change in (
         lambda text: text.replace(",a,", ",c,"),
         lambda text: text.replace(",0.", ",x."),
@@ -265,7 +339,7 @@ def test_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         path = tmp_path / "r" / "oof_last.csv"
         whole = path.read_text()
         path.write_text(change(whole))
-        with pytest.raises(UserError, match="is not what train.py"):
+        with pytest.raises(UserError, match="oof_last.csv is damaged|is not what train.py"):
             results.load_results(tmp_path / "r")
         path.write_text(whole)
 
