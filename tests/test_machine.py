@@ -48,7 +48,7 @@ def lines(found) -> list[str]:
 
 
 def test_a_p100_under_a_build_without_its_kernels(monkeypatch) -> None:
-    """Named with the way out; nothing falls back to the CPU unless told to."""
+    """Named with a fix; nothing falls back to the CPU unless told to."""
     cards(monkeypatch, ("Tesla P100-PCIE-16GB", (6, 0)), archs=IMAGE)
     said = lines(gpu.check_gpus())
     assert len(said) == 1 and said[0].startswith("stop: GPU 0: Tesla P100-PCIE-16GB (sm_60)")

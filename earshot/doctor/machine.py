@@ -1,4 +1,4 @@
-"""Is this machine fit to run? Every check as lines, each with its way out."""
+"""Every check of this machine, as lines; a warning or a stop comes with a fix."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CODE = Path(__file__).resolve().parents[2]
 
 
 def check_code() -> Iterator[Finding]:
-    """Where the kit itself lies, its Python and packages."""
+    """The place of the code, the Python and the packages."""
     python = sys.version.split()[0]
     yield report_ok(f"earshot: {CODE}, Python {python}")
     if sys.version_info < OLDEST:
-        yield stop(f"Python {python} is too old: 3.11 or newer is needed")
+        yield stop(f"Python {python} is too old: install 3.11 or newer")
     lacking, others = packages.find_missing_packages(), packages.find_unfit()
     if lacking:
         level = warn if all(package.name in packages.OPTIONAL for package in lacking) else stop
@@ -37,7 +37,7 @@ def check_code() -> Iterator[Finding]:
 
 
 def check_machine(say: Callable[[str], None]) -> list[Finding]:
-    """Run the checks in turn, say each line at once; the findings."""
+    """Run the checks one by one, print each line at once; returns the findings."""
     began, internet = time.monotonic(), environment.Internet()
     findings: list[Finding] = []
 
@@ -58,7 +58,7 @@ def check_machine(say: Callable[[str], None]) -> list[Finding]:
     ):
         try:
             lines = list(check())
-        except Exception as error:  # a check that fails must not keep the others from being made
+        except Exception as error:  # a check that fails must not stop the others
             where = f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
             lines = [
                 warn(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import contextlib
 import io
 import re
@@ -118,18 +117,16 @@ def _choose_fonts(figure: Figure) -> None:
 
 
 def choose_colours(count: int) -> list[str]:
-    """A colour for each of so many classes, all different: Okabe and Ito's while they last, then hues in
-    steps of the golden angle, lighter and darker in turn."""
+    """A different colour for each of `count` classes: Okabe and Ito's, matplotlib's tab10 or tab20, else hues
+    in steps of the golden angle, dark and light in turn."""
+    from matplotlib import colormaps
+    from matplotlib.colors import hsv_to_rgb, to_hex
+
     if count <= len(COLOURS):
         return list(COLOURS[:count])
-    hues = ((index * 0.381966) % 1 for index in range(count))
-    return [
-        "#"
-        + "".join(
-            f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, (0.36, 0.6)[index % 2], 0.75)
-        )
-        for index, hue in enumerate(hues)
-    ]
+    if count <= 20:
+        return [to_hex(colour) for colour in colormaps["tab10" if count <= 10 else "tab20"].colors[:count]]
+    return [to_hex(hsv_to_rgb((i * 0.381966 % 1, 0.85, (0.55, 0.9)[i % 2]))) for i in range(count)]
 
 
 def shorten(name: str, most: int = 24) -> str:
