@@ -91,7 +91,7 @@ def test_a_gpu_that_torch_cannot_use(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu, "DRIVER", str(tmp_path / "version"))
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "built for CPUs alone" in lines(gpu.check_gpus())[0]
+    assert "built for CPUs only" in lines(gpu.check_gpus())[0]
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert lines(gpu.check_gpus())[0].startswith("warning") and "driver too old" in " ".join(
         lines(gpu.check_gpus())[0].split()

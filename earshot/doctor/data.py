@@ -205,8 +205,9 @@ def _write_report(
         html.format_paragraph(html.Markup(f"Tables: {links}")),
     ]
     if pictures:
-        shown = [html.embed_svg(svg, name) for name, svg in pictures.items()]
-        parts += [html.format_heading("Pictures"), html.format_pair(shown[::2], shown[1::2])]
+        wide = len(classes) > plots.NAMED
+        shown = [([html.embed_svg(svg, name)], wide and name == "map.png") for name, svg in pictures.items()]
+        parts += [html.format_heading("Pictures"), html.format_columns(shown)]
         parts += html.format_legend("class", fonts.build_legend(classes))
     for name, title in TABLES.items():
         if name in tables:

@@ -112,7 +112,7 @@ def _draw_labels(results: Results) -> Figure:
         start = np.zeros(len(mine))
         for values, colour, label in (
             (right, style.BLUE, "true positives"),
-            (true - right, style.SKY, "missed"),
+            (true - right, style.ORANGE, "missed"),
             (predicted - right, style.VERMILION, "false positives"),
         ):
             at.barh(y, values[mine], 0.75, left=start, color=colour, label=label)

@@ -28,7 +28,11 @@ def draw(results: Results) -> dict[str, Figure]:
     parts = {name: rows for name, rows in group_by_part(results.history).items() if "valid_loss" in rows[0]}
     if not parts:
         return {}
-    other = [results.metric] if results.metric not in ("accuracy", "f1_macro", *metrics.MINIMISED) else []
+    keys = {key for rows in parts.values() for key in rows[0]}
+    first = [name for name in (results.headline, results.metric) if name in keys]
+    names = dict.fromkeys(
+        name for name in (*first, "f1_macro") if name not in ("accuracy", *metrics.MINIMISED)
+    )
     return {
         "loss_curves": _draw_curves(
             results,
@@ -42,10 +46,10 @@ def draw(results: Results) -> dict[str, Figure]:
         "f1_curves": _draw_curves(
             results,
             parts,
-            "F1 on the validation fold",
+            f"{' and '.join(NAMES.get(name, name) for name in names)} on the validation fold",
             [
                 (name, NAMES.get(name, name), colour)
-                for name, colour in zip(("f1_macro", *other), (style.BLUE, style.GREEN), strict=False)
+                for name, colour in zip(names, (style.BLUE, style.GREEN, style.PINK), strict=False)
             ],
         ),
     }

@@ -49,6 +49,7 @@ tbody tr:nth-child(even){background:var(--stripe)}
 .tiles span{font-size:.85rem;color:var(--soft)}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:.6rem 1.2rem}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));gap:0 2rem}
+.full{grid-column:1/-1}
 .grid>*,.pair>*{min-width:0}
 ul.lines{list-style:none;padding:0;max-width:60rem}
 ul.lines li{padding:.25rem 0 .25rem 5.2rem;text-indent:-5.2rem;overflow-wrap:anywhere}
@@ -168,9 +169,13 @@ def format_grid(parts: Iterable[str]) -> str:
     return '<div class="grid">' + "\n".join(parts) + "</div>"
 
 
-def format_pair(*columns: Iterable[str]) -> str:
-    """Two columns where there is room for them, else one after the other."""
-    return '<div class="pair">' + "".join(f"<div>{''.join(column)}</div>" for column in columns) + "</div>"
+def format_columns(blocks: Iterable[tuple[Iterable[str], bool]]) -> str:
+    """Blocks in two columns where there is room; one that is marked as wide takes the whole row."""
+    return (
+        '<div class="pair">'
+        + "\n".join(f"<div{' class=full' if wide else ''}>{''.join(block)}</div>" for block, wide in blocks)
+        + "</div>"
+    )
 
 
 def format_details(summary: str, text: str) -> str:

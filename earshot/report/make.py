@@ -93,36 +93,7 @@ def _build_parts(
                 html.embed_svg(shown[name], f"{title} by epoch") for name, title in titles.items()
             ),
         ]
-    matrix = [
-        html.format_heading("True positives, missed, false positives" if several else "Confusion"),
-        html.embed_svg(shown["confusion"], "labels per class" if several else "confusion matrix"),
-    ]
-    mistakes = [] if several else confusion.list_mistakes(found)
-    if mistakes:
-        rows = [
-            (style.shorten(truth, 40), style.shorten(predicted, 40), clips, f"{share:.1%}")
-            for truth, predicted, clips, share in mistakes
-        ]
-        table = html.format_table(["true class", "predicted", "clips", "share"], rows)
-        parts.append(html.format_pair(matrix, [html.format_heading("Most frequent mistakes"), table]))
-    else:
-        parts += matrix
-    parts.append(
-        html.format_pair(
-            [
-                html.format_heading("Classes"),
-                html.embed_svg(shown["per_class"], "precision, recall and F1 per class"),
-            ],
-            [
-                html.format_heading("Calibration"),
-                html.embed_svg(shown["calibration"], "reliability diagram"),
-                html.format_paragraph(
-                    "On the dashed line, predictions made with 80 % confidence are right 80 % of the time. "
-                    "ECE is the mean distance from it."
-                ),
-            ],
-        )
-    )
+    parts.append(html.format_columns(_build_blocks(found, shown)))
     if hard:
         parts.append(html.format_heading("Hardest clips"))
         parts.append(
@@ -167,6 +138,38 @@ def _build_parts(
             )
         )
     return parts
+
+
+def _build_blocks(found: Results, shown: dict[str, str]) -> list[tuple[list[str], bool]]:
+    """Confusion, mistakes, classes and calibration, each with whether it needs the page's full width."""
+    several, count = found.multilabel, len(found.classes)
+    matrix = [
+        html.format_heading("True positives, missed, false positives" if several else "Confusion"),
+        html.embed_svg(shown["confusion"], "labels per class" if several else "confusion matrix"),
+    ]
+    rows = [
+        (style.shorten(truth, 40), style.shorten(predicted, 40), clips, f"{share:.1%}")
+        for truth, predicted, clips, share in ([] if several else confusion.list_mistakes(found))
+    ]
+    table = html.format_table(["true class", "predicted", "clips", "share"], rows)
+    classes = [
+        html.format_heading("Classes"),
+        html.embed_svg(shown["per_class"], "precision, recall and F1 per class"),
+    ]
+    calibration = [
+        html.format_heading("Calibration"),
+        html.embed_svg(shown["calibration"], "reliability diagram"),
+        html.format_paragraph(
+            "On the dashed line, predictions made with 80 % confidence are right 80 % of the time. "
+            "ECE is the mean distance from it."
+        ),
+    ]
+    return [
+        (matrix, count > (per_class.PER_COLUMN if several else confusion.NUMBERED)),
+        *([([html.format_heading("Most frequent mistakes"), table], False)] if rows else []),
+        (classes, count > per_class.PER_COLUMN),
+        (calibration, False),
+    ]
 
 
 def _explain_scores(found: Results) -> str:

@@ -130,9 +130,7 @@ def _draw_calibration(results: Results) -> Figure:
     at.vlines(mean[here], low, high, color=style.BLUE, linewidth=1.2, label="95 % interval")
     dots = {"color": style.BLUE, "markersize": 6, "clip_on": False, "zorder": 3}
     at.plot(mean[here], share[here], "o", label="observed", **dots)
-    at.set(
-        xlim=(0, 1), ylim=(0, 1), ylabel=f"share of {'true labels' if results.multilabel else 'right clips'}"
-    )
+    at.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
     at.set_title(f"{style.shorten(results.name, 30)}: calibration, ECE {error:.3f} ({BINS} bins)", fontsize=9)
     at.grid()
     figure.legend(*at.get_legend_handles_labels(), loc="outside lower center", ncols=3)
