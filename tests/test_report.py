@@ -152,6 +152,33 @@ def test_a_page_in_one_file(
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone(tmp_path: Path, chromium: object, scheme: str) -> None:
+    """Nothing but the boxes of tables and wide pictures scrolls sideways, and every text can be read."""
+    made_up(tmp_path / "r", [f"class_number_{index}" for index in range(10)], 80)
+    path = make_report(tmp_path / "r")
+    page = chromium.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    try:
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.locator(".wide table").first.evaluate("e => e.offsetWidth > e.parentElement.offsetWidth")
+        assert page.locator(".hint").first.is_visible()
+        sizes = page.locator("svg text").evaluate_all(
+            "all => all.map(e => parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a || 99)"
+        )
+        assert len(sizes) > 100 and min(sizes) > 6.5, min(sizes)
+        ink, paper = (
+            sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle({where}).{what}"))[:3]))
+            for where, what in (
+                ("document.querySelector('svg text')", "fill"),
+                ("document.body", "backgroundColor"),
+            )
+        )
+        assert (ink < 150 and paper > 700) if scheme == "light" else (ink > 600 and paper < 150)
+    finally:
+        page.close()
+
+
 def test_results_that_changed_are_drawn_again(tmp_path: Path) -> None:
     run = made_up(tmp_path / "r", ["a", "b"], 12)
     make_report(tmp_path / "r")
@@ -166,16 +193,16 @@ def test_results_that_changed_are_drawn_again(tmp_path: Path) -> None:
 def test_the_head_of_the_page(tmp_path: Path) -> None:
     """Date, command, time and device as training_log.txt and metrics.csv have them, and the spread."""
     made_up(tmp_path / "r", ["a", "b"], 12)
-    log = "began 2026-01-02 03:04 UTC  python train.py --name r\nfolds: 3 folds; device: CPU, 2 threads\n"
-    (tmp_path / "r" / "training_log.txt").write_text(f"{log}began 2027-01-01 00:00 UTC\n")
+    log = "started 2026-01-02 03:04 UTC  python train.py --name r\nfolds: 3 folds; device: CPU, 2 threads\n"
+    (tmp_path / "r" / "training_log.txt").write_text(f"{log}started 2027-01-01 00:00 UTC\n")
     text = make_report(tmp_path / "r").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith('<p class="facts">')]
     assert all(
         part in line
         for part in (
-            "began 2026-01-02 03:04 UTC",
-            "trained 13.5 s",
-            "on CPU, 2 threads",
+            "started 2026-01-02 03:04 UTC",
+            "trained for 13.5 s",
+            "CPU, 2 threads",
             "<code>python train.py --name r</code>",
         )
     )
@@ -339,7 +366,7 @@ def test_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         path = tmp_path / "r" / "oof_last.csv"
         whole = path.read_text()
         path.write_text(change(whole))
-        with pytest.raises(UserError, match="oof_last.csv is damaged|is not what train.py"):
+        with pytest.raises(UserError, match="oof_last.csv is (damaged|not what train.py)"):
             results.load_results(tmp_path / "r")
         path.write_text(whole)
 

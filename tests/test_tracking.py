@@ -128,8 +128,9 @@ def test_a_run_has_its_report_and_events(cached: Path, scripts, tmp_path: Path, 
     train([*FLAGS, "--runs-folder", str(tmp_path / "torn")])
     torn = tmp_path / "torn" / "r"
     assert {path: timeless(torn / path) for path in kept} == {path: timeless(calm / path) for path in kept}
-    began = next(line for line in (calm / "training_log.txt").read_text().splitlines() if "began " in line)
-    assert f'<p class="facts">{began} · trained ' in (calm / "report.html").read_text()
+    log = (calm / "training_log.txt").read_text().splitlines()
+    started = next(line for line in log if line.startswith("started "))
+    assert f'<p class="facts">{started} · trained for ' in (calm / "report.html").read_text()
     for name in ("fold_0", "fold_1", "run"):
         assert events(torn / "tensorboard" / name) == events(calm / "tensorboard" / name)
 

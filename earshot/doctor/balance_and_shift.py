@@ -16,7 +16,7 @@ from earshot.doctor.similarity import centre, compute_principal
 
 UNEVEN = 10  # times as many clips in the largest class as in the smallest
 COMPONENTS = 50  # of the PCA before the logistic regression
-ALIKE, APART = 0.6, 0.75  # adversarial AUC
+NO_SHIFT, STRONG_SHIFT = 0.6, 0.75  # adversarial AUC
 
 
 def count_clips(clips: Clips) -> np.ndarray:
@@ -146,29 +146,29 @@ def check_shift(clips: Clips, out: Path) -> Iterator[Finding]:
     groups = np.where(target == 1, len(clips.ids) + np.arange(len(both)), clips.number_parts()[both])
     split = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
-    likeness = np.full(len(clips.ids), np.nan)
+    probability = np.full(len(clips.ids), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         guess = cross_val_predict(model, x, target, groups=groups, cv=split, method="predict_proba")
-    likeness[both] = guess[:, 1]
+    probability[both] = guess[:, 1]
     auc, ones = float(roc_auc_score(target, guess[:, 1])), int(target.sum())
     # the standard error of the AUC without any shift (Mann-Whitney)
     error = math.sqrt((len(target) + 1) / (12 * ones * (len(target) - ones)))
-    rows = np.flatnonzero(clips.train & np.isfinite(likeness))
-    rows = rows[np.argsort(-likeness[rows], kind="stable")].tolist()
+    rows = np.flatnonzero(clips.train & np.isfinite(probability))
+    rows = rows[np.argsort(-probability[rows], kind="stable")].tolist()
     write_csv(
         out / "submission_like.csv",
         ("id", "label", "fold", "probability_of_submission"),
-        ((clips.ids[i], clips.names[i], clips.place[i], float(likeness[i])) for i in rows),
+        ((clips.ids[i], clips.names[i], clips.place[i], float(probability[i])) for i in rows),
     )
     text = (
         f"adversarial AUC {auc:.3f} ± {error:.3f} (0.5: training and submission look the same, 1: fully "
         "separable)"
     )
-    if auc < max(ALIKE, 0.5 + 3 * error):
+    if auc < max(NO_SHIFT, 0.5 + 3 * error):
         yield report_ok(f"{text}: the out-of-fold score should hold on the leaderboard")
         return
-    how = "a strong shift" if auc >= APART else "a small shift"
+    how = "a strong shift" if auc >= STRONG_SHIFT else "a small shift"
     yield warn(
         f"{text}: {how}: expect a lower leaderboard score, validate on the top of "
         f"{out / 'submission_like.csv'}, try augmentation (--augment, --gain, --frequency-mask)"

@@ -93,7 +93,7 @@ def find_comparable(clips: Clips) -> Path | None:
     return None
 
 
-def check_data(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
+def check_data(flags: DataFlags, log: Callable[[str], None]) -> list[Finding]:
     """Run every check, print each line, write the report; returns the findings.
 
     Raises:
@@ -119,11 +119,11 @@ def check_data(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
         def report(lines: Iterable[Finding]) -> None:
             for finding in lines:
                 findings.append(finding)
-                say(str(finding))
+                log(str(finding))
 
         compared = f"compared by the view {clips.view}" if clips.view else "no view to compare clips by"
         summary = f"data: {folder}, {len(clips.ids)} clips, {clips.fold_note}, {compared}"
-        say(summary)
+        log(summary)
         report(_check_classes(cache))
         report(balance_and_shift.check_balance(clips, out))
         report(balance_and_shift.check_durations(clips))
@@ -141,7 +141,7 @@ def check_data(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
         pictures, lines = _draw_pictures(clips, near, out)
         report(lines)
         _write_report(summary, findings, out, clips.cache.classes, pictures)
-        say(f"report: {out / PAGE}")
+        log(f"report: {out / PAGE}")
     return findings
 
 

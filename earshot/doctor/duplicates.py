@@ -16,7 +16,7 @@ NEIGHBOURS = 10  # of each clip: larger clusters of copies are still linked toge
 # robust standard deviations above the typical nearest neighbour, plus one for every tenfold of 1,000 clips
 FAR = 4.0
 FEW = 50  # clips: with fewer the whitened embeddings of any two are nearly at right angles
-ALIKE = 0.9  # the least cosine before whitening of a pair in such a small set
+LEAST_PLAIN = 0.9  # the least cosine before whitening of a pair in such a small set
 CERTAIN = 0.95  # always a copy: where most clips have copies, the typical neighbour is one
 
 
@@ -37,7 +37,7 @@ class Duplicates:
     @property
     def least(self) -> str:
         """The least scores of a pair, in words."""
-        plain = f" and a plain cosine of at least {ALIKE} (fewer than {FEW} clips)" if self.few else ""
+        plain = f" and a plain cosine of at least {LEAST_PLAIN} (fewer than {FEW} clips)" if self.few else ""
         return f"whitened cosine of at least {self.threshold:.3f}{plain}"
 
     def format_score(self, a: int, b: int, cosine: float) -> str:
@@ -82,7 +82,7 @@ def find_duplicates(clips: Clips, threshold: float | None) -> Duplicates:
     if few:
         rows = dict(zip(embedded_rows.tolist(), centre(embedded), strict=True))
         plain = {(a, b): float(rows[a] @ rows[b]) for a, b in pairs}
-        pairs = {pair: c for pair, c in pairs.items() if plain[pair] >= ALIKE}
+        pairs = {pair: c for pair, c in pairs.items() if plain[pair] >= LEAST_PLAIN}
     by_content: dict[str, int] = {}
     for index, digest in enumerate(clips.digests):
         first = by_content.setdefault(digest, index)

@@ -137,13 +137,13 @@ def check_disk(folder: Path = Path(".")) -> Iterator[Finding]:
             f"{kaggle_paths.WORKING}"
         )
         return
-    free, kept = shutil.disk_usage(place).free, kaggle_paths.get_quota_left(place)
-    if kept is not None:
-        taken, whole = format_bytes(kaggle_paths.KEPT - kept), format_bytes(kaggle_paths.KEPT)
+    free, quota = shutil.disk_usage(place).free, kaggle_paths.get_quota_left(place)
+    if quota is not None:
+        taken, whole = format_bytes(kaggle_paths.KEPT - quota), format_bytes(kaggle_paths.KEPT)
         text = (
             f"disk: {taken} of the {whole} that Kaggle keeps of {kaggle_paths.get_working_folder()} are used"
         )
-        tight = kept < KEPT_LOW
+        tight = quota < KEPT_LOW
         hint = "remove old caches and runs, or write features below /tmp (--out)"
     else:
         text, tight = f"disk: {format_bytes(free)} free in {place}", free < ROOM

@@ -36,7 +36,7 @@ def check_code() -> Iterator[Finding]:
         yield report_ok(f"packages: all {len(packages.read_requirements())} of requirements.txt")
 
 
-def check_machine(say: Callable[[str], None]) -> list[Finding]:
+def check_machine(log: Callable[[str], None]) -> list[Finding]:
     """Run the checks one by one, print each line at once; returns the findings."""
     began, internet = time.monotonic(), environment.Internet()
     findings: list[Finding] = []
@@ -68,8 +68,8 @@ def check_machine(say: Callable[[str], None]) -> list[Finding]:
             ]
         findings += lines
         for line in lines:
-            say(" ".join(str(line).split()))
+            log(" ".join(str(line).split()))
     counts = Counter(finding.level for finding in findings)
     seconds = time.monotonic() - began
-    say(f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in {seconds:.1f} s")
+    log(f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in {seconds:.1f} s")
     return findings

@@ -59,11 +59,11 @@ def _draw_durations(clips: Clips) -> Figure | None:
         return None
     figure, at = make_axes(4.9, 3.2, xlabel="seconds", ylabel="clips", title="Durations")
     low, high = float(clips.seconds[known].min()), float(clips.seconds[known].max())
-    wide, alike = high > 20 * max(low, 0.01), high - low <= 0.1 * high
+    wide, narrow = high > 20 * max(low, 0.01), high - low <= 0.1 * high
     if wide:
         edges = np.geomspace(max(low, 0.01), high, 41)
     else:
-        edges = np.linspace(low - 0.5 if alike else 0, high + 0.5 if alike else high, 41)
+        edges = np.linspace(low - 0.5 if narrow else 0, high + 0.5 if narrow else high, 41)
     for split, name, colour in SIDES:
         seconds = clips.seconds[known & (clips.splits == split)]
         if (clips.splits == split).any():
@@ -167,8 +167,8 @@ def _draw_numbers(at: Any, x: np.ndarray, labels: np.ndarray, count: int) -> Non
         near = np.linalg.norm(gap, axis=2) + 9 * np.eye(len(here))
         if near.min() >= 1:
             break
-        aside = 1e-3 * np.sign(np.subtract.outer(here, here))[:, :, None]
-        apart = gap / np.maximum(near, 1e-6)[:, :, None] + aside
+        tie = 1e-3 * np.sign(np.subtract.outer(here, here))[:, :, None]
+        apart = gap / np.maximum(near, 1e-6)[:, :, None] + tie
         push = np.where((near < 1)[:, :, None], apart, 0)
         spots[here] += 0.2 * least * push.sum(1)
     for c in here:

@@ -19,12 +19,12 @@ from earshot.training.tracking import try_or_log
 HTML = "report.html"
 
 
-def write_report(folder: Path, again: bool = True, say: Callable[[str], None] = print) -> Path | None:
+def write_report(folder: Path, again: bool = True, log: Callable[[str], None] = print) -> Path | None:
     """Draw and write everything; returns the page's path.
 
     Args:
         again: also if the page shows these results already; else None is returned then.
-        say: prints the warning about class names that no installed font can draw.
+        log: prints the warning about class names that no installed font can draw.
     Raises:
         UserError: no run there, a damaged one, or matplotlib is missing.
     """
@@ -56,7 +56,7 @@ def write_report(folder: Path, again: bool = True, say: Callable[[str], None] = 
     # last: where it is, everything is
     write_text(folder / HTML, html.build_page(f"{found.name}: report", digest, parts))
     if unnamed:
-        say(unnamed)
+        log(unnamed)
     return folder / HTML
 
 
@@ -229,11 +229,11 @@ def _read_text_report(found: Results) -> str:
     return text_report.format_report(found.probabilities, found.labels, found.classes)
 
 
-def report_on(folder: Path, say: Callable[[str], None]) -> None:
+def report_on(folder: Path, log: Callable[[str], None]) -> None:
     """Draw the pictures and report.html of a run or a saved blend, unless they are up to date."""
 
     def draw() -> None:
-        write_report(folder, again=False, say=say)
-        say(f"report: {folder / HTML}")
+        write_report(folder, again=False, log=log)
+        log(f"report: {folder / HTML}")
 
-    try_or_log("the report", say, draw)
+    try_or_log("the report", log, draw)

@@ -19,7 +19,7 @@ from earshot.prediction import saved_blend
 from earshot.training import metrics
 from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run
-from earshot.training.tracking import BEGAN
+from earshot.training.tracking import STARTED
 
 BLEND = "blend.json"
 DEEPEST = 8  # blends of blends
@@ -73,19 +73,20 @@ class Results(Oof):
         return float(np.std(values)) if len(values) > 1 else None
 
     def list_facts(self) -> tuple[list[str], str]:
-        """When the run began, its device and its time of training, and the command: as far as recorded."""
+        """When the run started, its device and its time of training, and the command: as far as recorded."""
         log = self.folder / "training_log.txt"
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-        began = re.search(rf"^{BEGAN}(\d+-\d+-\d+ \d+:\d+ \S*)(?:  (.+))?$", text, re.MULTILINE)
+        started = re.search(rf"^{STARTED}(\d+-\d+-\d+ \d+:\d+ \S*)(?:  (.+))?$", text, re.MULTILINE)
         device = re.search(r"; device: (.+)$", text, re.MULTILINE)
         seconds = sum(row.get("seconds", 0) for row in self.history)
-        spent = f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.1f} s"
+        minutes, rest = divmod(round(seconds), 60)
+        spent = f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
         facts = [
-            *([f"began {began[1].strip()}"] if began else []),
-            *([f"trained {spent}"] if seconds else []),
-            *([f"on {device[1]}"] if device else []),
+            *([f"started {started[1].strip()}"] if started else []),
+            *([f"trained for {spent}"] if seconds else []),
+            *([device[1]] if device else []),
         ]
-        return facts, began[2] or "" if began else ""
+        return facts, started[2] or "" if started else ""
 
     def count_labels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(classes,) each: true positives, clips that have the class, clips predicted to have it."""

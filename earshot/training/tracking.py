@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # seconds before TensorBoard's files are begun: the import would be a tenth of a small head's training
 PATIENCE = 20.0
-BEGAN = "began "  # what the line of a run's date and command begins with
+STARTED = "started "  # begins the line of a run's date and command
 EVENTS = "events.out.tfevents."  # what the names of its files begin with
 
 
@@ -70,10 +70,10 @@ def start_tracking(run: Run, wandb: bool) -> Tracker:
 
 
 def log_start(folder: Path) -> None:
-    """A line of training_log.txt, not of the screen: when training began, and by which command."""
+    """A line of training_log.txt, not of the screen: when training started, and by which command."""
     is_script = Path(sys.argv[0]).name == "train.py"  # in a notebook and in tests it is another program's
     command = f"  {build_continue_command()}" if is_script else ""
-    append_text(folder / "training_log.txt", f"{BEGAN}{time.strftime('%Y-%m-%d %H:%M %Z')}{command}\n")
+    append_text(folder / "training_log.txt", f"{STARTED}{time.strftime('%Y-%m-%d %H:%M %Z')}{command}\n")
 
 
 def try_or_log(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> bool:
