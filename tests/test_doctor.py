@@ -19,7 +19,6 @@ import train
 from earshot.core.errors import UserError
 from earshot.doctor import balance_and_shift, duplicates, label_errors, similarity
 from earshot.doctor import embeddings as clips_of
-from earshot.report import style
 
 RATE, CLASSES, EACH = 8000, ("low", "middle", "high"), 30
 
@@ -195,11 +194,6 @@ def test_an_earlier_report_goes(work: Path) -> None:
     Path("seen/data_report.md").write_text("# Data report")
     doctor.main(["--data", "data/hums", "--out", "seen"])
     assert not Path("seen/data_report.md").exists() and Path("seen/data_report.html").exists()
-
-
-@pytest.mark.parametrize("count", [5, 10, 17, 41, 200])
-def test_no_colour_twice(count: int) -> None:
-    assert len(set(style.choose_colours(count))) == count
 
 
 def test_a_clean_competition_gets_no_warning(

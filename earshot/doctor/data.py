@@ -130,7 +130,7 @@ def check_data(flags: DataFlags, log: Callable[[str], None]) -> list[Finding]:
         report(balance_and_shift.check_audio(clips))
         near = None
         if clips.view is None:
-            lacking = "no view to compare clips by (not waveforms or codes)"
+            lacking = "no view to compare clips by (waveforms and codes do not serve)"
             hint = "run get_features.py --extractor logmel first"
             report([warn(f"{lacking}: duplicates, neighbours and shift are not checked: {hint}")])
         else:
