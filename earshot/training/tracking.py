@@ -69,13 +69,6 @@ def start_tracking(run: Run, wandb: bool) -> Tracker:
     return tracker
 
 
-def log_start(folder: Path) -> None:
-    """A line of training_log.txt, not of the screen: when training started, and by which command."""
-    is_script = Path(sys.argv[0]).name == "train.py"  # in a notebook and in tests it is another program's
-    command = f"  {build_continue_command()}" if is_script else ""
-    append_text(folder / "training_log.txt", f"{STARTED}{time.strftime('%Y-%m-%d %H:%M %Z')}{command}\n")
-
-
 def try_or_log(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> bool:
     try:
         act(*args)
@@ -237,3 +230,10 @@ class WeightsAndBiases:
         self.open.finish()
         self.kept["done"] = True
         self._keep()
+
+
+def log_start(folder: Path) -> None:
+    """A line of training_log.txt, not of the screen: when training started, and by which command."""
+    is_script = Path(sys.argv[0]).name == "train.py"  # in a notebook and in tests it is another program's
+    command = f"  {build_continue_command()}" if is_script else ""
+    append_text(folder / "training_log.txt", f"{STARTED}{time.strftime('%Y-%m-%d %H:%M %Z')}{command}\n")
