@@ -1,5 +1,4 @@
-"""The doctor: is this machine, this GPU, this data fit to run, and will the score hold? What to do if not, a
-line each."""
+"""Check the machine, or a competition's data: problems that would cost a run or a score, each with a fix."""
 
 from __future__ import annotations
 
@@ -10,13 +9,14 @@ from earshot.core import cli
 from earshot.doctor.flags import DataFlags
 
 ABOUT = (
-    "Look at the machine, or at a competition's data by its cached features.\n"
+    "Check the machine, or a competition's data by its cached features.\n"
     "\n"
     "  python doctor.py                              GPUs, packages, what is attached, disk, memory, "
     "time, internet: seconds\n"
     "  python doctor.py --data data/esc10            duplicates, labels, classes, durations, shift -> "
     "reports/esc10-<cache>/\n"
-    "  python doctor.py --data data/esc10 --runs A   labels judged by a run's out-of-fold predictions, too\n"
+    "  python doctor.py --data data/esc10 --runs A   labels are checked by a run's out-of-fold predictions, "
+    "too\n"
     "\n"
     "Lines begin with ok, warning (a score or a session suffers) or stop (the next stage refuses: exit "
     "code 2)."
@@ -29,7 +29,7 @@ def list_groups() -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Parse, look, say."""
+    """Parse the flags, run the checks, exit with code 2 on a stop."""
     filled, _ = cli.parse({"data": DataFlags()}, argv, ABOUT)
     flags = filled["data"]
     print(f"doctor: {flags.data or 'this machine'}", flush=True)  # before numpy and torch are imported

@@ -98,8 +98,8 @@ def test_every_picture_of_a_competition(tmp_path: Path) -> None:
     page = (tmp_path / "runs" / "r" / "report.html").read_text(encoding="utf-8")
     assert f"<td>#4</td><td>{NOWHERE}</td>" in page and f"</td><td>{COVERED}</td></tr>" not in page
     run(tmp_path, str(ROOT / "doctor.py"), "--data", "data/birds/logmel", "--out", "seen")
-    report = (tmp_path / "seen" / "data_report.md").read_text(encoding="utf-8")
-    assert f"- #4 in the pictures: {NOWHERE}\n" in report and "#3 in" not in report
+    report = (tmp_path / "seen" / "data_report.html").read_text(encoding="utf-8")
+    assert f"<td>#4</td><td>{NOWHERE}</td>" in report and "<td>#3</td>" not in report
 
 
 def solid(png: bytes) -> bool:
@@ -181,7 +181,7 @@ def test_the_page_names_its_numbers(installed: None) -> None:
 def test_the_map_names_every_class() -> None:
     """matplotlib leaves a label out that begins with an underscore."""
     clips = SimpleNamespace(
-        heard=np.ones(8, bool),
+        embedded=np.ones(8, bool),
         embeddings=np.random.default_rng(0).standard_normal((8, 3)),
         train=np.ones(8, bool),
         splits=np.array(["train"] * 8),

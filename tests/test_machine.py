@@ -48,7 +48,7 @@ def lines(found) -> list[str]:
 
 
 def test_a_p100_under_a_build_without_its_kernels(monkeypatch) -> None:
-    """Named with the way out; nothing falls back to the CPU unless told to."""
+    """Named with a fix; nothing falls back to the CPU unless told to."""
     cards(monkeypatch, ("Tesla P100-PCIE-16GB", (6, 0)), archs=IMAGE)
     said = lines(gpu.check_gpus())
     assert len(said) == 1 and said[0].startswith("stop: GPU 0: Tesla P100-PCIE-16GB (sm_60)")
@@ -91,7 +91,7 @@ def test_a_gpu_that_torch_cannot_use(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu, "DRIVER", str(tmp_path / "version"))
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "built for CPUs alone" in lines(gpu.check_gpus())[0]
+    assert "built for CPUs only" in lines(gpu.check_gpus())[0]
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert lines(gpu.check_gpus())[0].startswith("warning") and "driver too old" in " ".join(
         lines(gpu.check_gpus())[0].split()

@@ -138,8 +138,12 @@ def test_a_page_in_one_file(
     text = (folder / "report.html").read_text(encoding="utf-8")
     for name in ("loss_curves", "accuracy_curves", "f1_curves", "confusion", "per_class", "calibration"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert text.count("data:image/png;base64,") == 6 and "width=device-width" in text
-    assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|<script|https?://", text)
+    assert text.count("<svg role=") == 6 and "width=device-width" in text
+    # nothing is fetched: what is named lies in the page
+    assert not re.search(r"(src|href)=\"(?!data:|#)|url\((?!#)|@import|<script|https?://", text)
+    named, used = (re.findall(form, text) for form in (r' id="([^"]+)"', r'(?:href="|url\()#([^")]+)'))
+    assert set(used) <= set(named) and len(set(named)) == len(named), "pictures do not share what they define"
+    assert "prefers-color-scheme:dark" in text and "currentColor" in text
     assert "<b>owl</b>" not in text and "&lt;b&gt;owl&lt;/b&gt;" in text and "日本" in text
     assert [row["class"] for row in read_csv(folder / "per_class.csv")] == NAMES
     before = {p: p.read_bytes() for p in folder.iterdir()}
@@ -156,7 +160,7 @@ def test_results_that_changed_are_drawn_again(tmp_path: Path) -> None:
     assert make_report(tmp_path / "r", again=False) is None  # seconds are no results
     run.write_json("scores", {"best": {"f1_macro": 0.9}})
     assert make_report(tmp_path / "r", again=False) is not None
-    assert "flatters" in (tmp_path / "r" / "report.html").read_text()
+    assert "best epoch (optimistic)" in (tmp_path / "r" / "report.html").read_text()
 
 
 def test_more_than_folds_in_the_history(tmp_path: Path) -> None:
@@ -231,15 +235,13 @@ def test_runs_compared(
     rows = read_csv(tmp_path / "reports" / "comparison.csv")
     assert (
         {row["run"] for row in rows} == {"r", "s"}
-        and "stray is no run" in said
+        and "skipped: runs/stray is not a run" in said
         and "empty/oof_last.csv is missing" in said
     )
     scores = {name: results.load_results(tmp_path / "runs" / name).scores["f1_macro"] for name in "rs"}
     assert [row["run"] for row in rows] == sorted("rs", key=lambda name: -scores[name])
     assert all(float(row["f1_macro"]) == pytest.approx(scores[row["run"]], abs=1e-4) for row in rows)
-    assert (
-        next(row["best epoch"] for row in rows if row["run"] == "s") == "0.9700" and "same clips" not in said
-    )
+    assert next(row["best epoch"] for row in rows if row["run"] == "s") == "0.9700" and "warning" not in said
     made_up(tmp_path / "runs" / "t", ["a", "b"], 44)
     assert any(
         "same clips" in line
@@ -248,15 +250,29 @@ def test_runs_compared(
         )
     )
     page = (tmp_path / "reports" / "comparison.html").read_text()
-    assert page.count("data:image/png") == 1 and "<td>t</td>" in page
+    assert page.count("<svg role=") == 1 and "<td>t</td>" in page and "No report yet: " in page
+    make_report(tmp_path / "runs" / "t")
+    compare_runs.write_comparison([tmp_path / "runs" / "t"], tmp_path / "reports")
+    page = (tmp_path / "reports" / "comparison.html").read_text()
+    address = re.search(r'<td><a href="([^"]+)">t</a></td>', page)[1]
+    assert (tmp_path / "reports" / address).resolve() == tmp_path / "runs" / "t" / "report.html"
+    assert "No report yet" not in page
 
 
 def test_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for names, words in (([], "which run"), (["gone"], "gone is no run"), ([str(tmp_path)], "is no run")):
+    for names, words in (
+        ([], "which run"),
+        (["gone"], "no run named gone; runs has no runs"),
+        ([str(tmp_path)], "is not a run"),
+    ):
         with pytest.raises(UserError, match=words):
             command.main(names)
     made_up(tmp_path / "r", ["a", "b"], 12)
+    with pytest.raises(UserError, match=r"no run named rr \(did you mean r\?\)"):
+        command.main(["rr", "--runs-folder", "."])
+    with pytest.raises(UserError, match="no run named other; runs: r$"):
+        command.main(["other", "--runs-folder", "."])
     for change in (
         lambda text: text.replace(",a,", ",c,"),
         lambda text: text.replace(",0.", ",x."),

@@ -1,1 +1,1 @@
-"""What doctor.py looks at: `data` is the verb for a cache, the other files are what it asks of the clips."""
+"""The checks of doctor.py: `machine` for where it runs, `data` for a cache, and their parts."""

@@ -1,4 +1,4 @@
-"""Near-duplicates: one recording on both sides of a split, so that a score is flattered."""
+"""Near-duplicates: one recording on both sides of a split makes scores optimistic."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from earshot.doctor.embeddings import Clips
 from earshot.doctor.findings import Finding, report_ok, warn, write_csv
 from earshot.doctor.similarity import centre, find_nearest, whiten
 
-NEIGHBOURS = 10  # of each clip: a cluster of more copies is still linked together
-# robust standard deviations above the usual nearest neighbour, and one more for every tenfold of 1,000
-# clips
+NEIGHBOURS = 10  # of each clip: larger clusters of copies are still linked together
+# robust standard deviations above the typical nearest neighbour, plus one for every tenfold of 1,000 clips
 FAR = 4.0
 FEW = 50  # clips: with fewer the whitened embeddings of any two are nearly at right angles
-ALIKE = 0.9  # the cosine before whitening that two clips of such a set must have, too
-CERTAIN = 0.95  # a copy whatever is usual: where most clips have copies, being one is usual
+LEAST_PLAIN = 0.9  # the least cosine before whitening of a pair in such a small set
+CERTAIN = 0.95  # always a copy: where most clips have copies, the typical neighbour is one
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Pairs (a, b, whitened cosine) of indices into the clips, a before b; the threshold; every clip's
-    nearest neighbour elsewhere; in a set of few clips the pairs' cosines before whitening."""
+    """Pairs (a, b, whitened cosine) of clip indices, a before b.
+
+    `threshold` is their least whitened cosine. `closest` (clips,) is that of each clip's nearest neighbour in
+    another fold or split. `plain` has the pairs' cosines before whitening, if there are `few` clips.
+    """
 
     pairs: list[tuple[int, int, float]]
     threshold: float
@@ -34,23 +36,22 @@ class Duplicates:
 
     @property
     def least(self) -> str:
-        """From which scores on two clips are a pair."""
-        plain = f", plain cosine {ALIKE} and more (fewer than {FEW} clips)" if self.few else ""
-        return f"whitened cosine {self.threshold:.3f} and more{plain}"
+        """The least scores of a pair, in words."""
+        plain = f" and a plain cosine of at least {LEAST_PLAIN} (fewer than {FEW} clips)" if self.few else ""
+        return f"whitened cosine of at least {self.threshold:.3f}{plain}"
 
     def format_score(self, a: int, b: int, cosine: float) -> str:
-        """By what a pair was found."""
+        """The scores by which a pair was found."""
         plain = f", plain cosine {self.plain[a, b]:.3f}" if (a, b) in self.plain else ""
         return f"whitened cosine {cosine:.3f}{plain}"
 
 
 def estimate_threshold(closest: np.ndarray) -> float:
-    """The cosine above which a neighbour is no neighbour but a copy: far out in the distribution of nearest
-    neighbours.
+    """The whitened cosine above which a neighbour is a copy: an outlier among the nearest neighbours.
 
     Median + 4 robust standard deviations (1.4826 x median absolute deviation) on Fisher's z scale, arctanh of
-    the cosine. One more for every tenfold of 1,000 clips: the tail is longer than a normal distribution's,
-    and more clips reach farther into it.
+    the cosine. One more for every tenfold of 1,000 clips: the tail is longer than that of a normal
+    distribution, and more clips reach further into it.
     """
     z = np.arctanh(np.clip(closest, -0.999999, 0.999999))
     middle = np.median(z)
@@ -59,13 +60,13 @@ def estimate_threshold(closest: np.ndarray) -> float:
 
 
 def find_duplicates(clips: Clips, threshold: float | None) -> Duplicates:
-    """Pairs of clips that are too alike to be two recordings, among those not known to belong together."""
-    embedded_rows, parts = np.flatnonzero(clips.heard), clips.number_parts()
+    """Pairs of clips that are too similar to be two recordings, except those known to belong together."""
+    embedded_rows, parts = np.flatnonzero(clips.embedded), clips.number_parts()
     embedded = clips.embeddings[embedded_rows]
     cosines, indices = find_nearest(whiten(embedded), parts[embedded_rows], NEIGHBOURS)
     indices = embedded_rows[indices]
-    # Clips of one source often lie in one fold without being called a group: what is usual is seen
-    # between folds.
+    # Clips of one source often share a fold without being marked as a group: neighbours in other folds show
+    # what is typical.
     own_place = clips.place[embedded_rows][:, None]
     elsewhere = (own_place != clips.place[indices]) | (own_place == "")
     best = np.where(elsewhere, cosines, -np.inf).max(1)
@@ -81,7 +82,7 @@ def find_duplicates(clips: Clips, threshold: float | None) -> Duplicates:
     if few:
         rows = dict(zip(embedded_rows.tolist(), centre(embedded), strict=True))
         plain = {(a, b): float(rows[a] @ rows[b]) for a, b in pairs}
-        pairs = {pair: c for pair, c in pairs.items() if plain[pair] >= ALIKE}
+        pairs = {pair: c for pair, c in pairs.items() if plain[pair] >= LEAST_PLAIN}
     by_content: dict[str, int] = {}
     for index, digest in enumerate(clips.digests):
         first = by_content.setdefault(digest, index)
@@ -92,7 +93,7 @@ def find_duplicates(clips: Clips, threshold: float | None) -> Duplicates:
 
 
 def number_clusters(clips: Clips, pairs: list[tuple[int, int, float]]) -> np.ndarray:
-    """(clips,) a number per cluster of what belongs together by a pair or by a group."""
+    """(clips,) a number per cluster: clips that are linked by pairs or by groups."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -106,7 +107,7 @@ def number_clusters(clips: Clips, pairs: list[tuple[int, int, float]]) -> np.nda
 
 
 def write_duplicates(clips: Clips, found: Duplicates, out: Path) -> Iterator[Finding]:
-    """duplicates.csv, and groups.csv where there is something to group; what to say."""
+    """Write duplicates.csv, and groups.csv if there is something to group; the findings."""
     cluster, train, place = number_clusters(clips, found.pairs), clips.train, clips.place
     pairs = [(a, b, c, place[a] != place[b] and train[a] and train[b]) for a, b, c in found.pairs]
     rank = {number: rank for rank, number in enumerate(dict.fromkeys(cluster[a] for a, *_ in pairs), 1)}
@@ -117,27 +118,29 @@ def write_duplicates(clips: Clips, found: Duplicates, out: Path) -> Iterator[Fin
             row += [column[a], column[b]]
         same_file = clips.digests[a] and clips.digests[a] == clips.digests[b]
         rows.append([*row, cosine, "yes" if same_file else "", "yes" if straddles else ""])
-    rows.sort(key=lambda row: row[0])  # within a cluster they are in order already
+    rows.sort(key=lambda row: row[0])  # stable: within a cluster the most similar first
     columns = [f"{name}_{side}" for name in ("clip", "fold", "label") for side in "ab"]
-    write_csv(out / "duplicates.csv", ("cluster", *columns, "cosine", "same_file", "straddles"), rows)
+    write_csv(
+        out / "duplicates.csv", ("cluster", *columns, "whitened_cosine", "same_file", "straddles"), rows
+    )
     yield _find_straddling_groups(pairs, clips, cluster, out, found)
     inside = [row for row in pairs if train[row[0]] and train[row[1]]]
     if inside:
         _write_groups(clips, cluster, {cluster[a] for a, *_ in inside}, out / "groups.csv")
     sides = {
-        "test": "the hold-out: its score is flattered; leave those clips out of training",
-        "subm": "the submission: their labels are likely known; compare duplicates.csv with the predictions",
+        "test": "the hold-out: its score is optimistic; remove those clips from training",
+        "subm": "the submission: their labels are probably known: compare duplicates.csv to predictions",
     }
     for split, text in sides.items():
         across = sum(bool(train[a]) and clips.splits[b] == split for a, b, *_ in pairs)
         if across:
-            yield warn(f"{across} pairs, near-duplicates in training and {text}")
+            yield warn(f"{across} pairs of near-duplicates in training and {text}")
     other = [(a, b) for a, b, *_ in inside if clips.names[a] != clips.names[b]]
     if other:
         first, second = (f"{clips.ids[index]} {clips.names[index]}" for index in other[0])
         yield warn(
-            f"{len(other)} pairs of near-duplicates have different labels (first: {first}, {second}): hear "
-            "them, and fix one"
+            f"{len(other)} pairs of near-duplicates have different labels (first: {first}, {second}): "
+            "listen, and fix the wrong one"
         )
 
 
@@ -148,20 +151,19 @@ def _find_straddling_groups(
     if not over:
         within = sum(bool(clips.train[a] and clips.train[b]) for a, b, *_ in pairs)
         hint = f"; {within} pairs lie within one fold: {out / 'groups.csv'} keeps them together"
-        return report_ok(f"no near-duplicates straddle folds ({clips.whose}){hint if within else ''}")
+        return report_ok(f"no near-duplicates straddle folds ({clips.fold_note}){hint if within else ''}")
     count = len({cluster[a] for a, *_ in over})
     a, b, cosine, _ = over[0]
     return warn(
         f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
-        f"{clips.ids[b]}, {found.format_score(a, b, cosine)}): scores are flattered; give each cluster one "
-        f"group: add {out / 'groups.csv'} to the training csv as its column `group`, extract again, and "
-        "train with --folds K"
+        f"{clips.ids[b]}, {found.format_score(a, b, cosine)}): scores are optimistic: add "
+        f"{out / 'groups.csv'} to the training csv as its column `group`, extract again, and train with "
+        "--folds K"
     )
 
 
 def _write_groups(clips: Clips, cluster: np.ndarray, grouped: set, path: Path) -> None:
-    """id and group of every training clip: its own group, or that of its cluster, named by the first clip of
-    it."""
+    """Write id and group of every training clip: its own group, or its cluster, named by the first clip."""
     names: dict[int, str] = {}
     rows = []
     for index in np.flatnonzero(clips.train).tolist():

@@ -1,5 +1,4 @@
-"""The clips of a cache as the doctor sees them: an embedding, a place (fold or split), a label, a length
-each."""
+"""The clips of a cache for the doctor: each with an embedding, a place (fold or split), a label, a length."""
 
 from __future__ import annotations
 
@@ -26,10 +25,11 @@ ROWS = 256  # read at a time
 class Clips:
     """Every clip of a cache: training clips first, then the hold-out, then those to submit.
 
-    ids, place, groups, seconds, digests: (clips,). `place` is the fold of a training clip, else "test" or
-    "subm"; "" where there are no folds. `labels` (training clips,) class indices, or (training clips,
-    classes) of 0 and 1. `embeddings` (clips, dims), NaN for clips without audio, None where no view can be
-    compared. `seconds` of the file where known, NaN else.
+    ids, place, groups, seconds, digests: (clips,). `place` is the fold of a training clip, by the number that
+    --fold takes, else "test" or "subm"; "" without folds. `labels` (training clips,) class indices, or
+    (training clips, classes) of 0 and 1. `embeddings` (clips, dims), NaN for clips without audio, None where
+    no view can be compared. `seconds` of the file, NaN where unknown. `fold_note` says which folds these are,
+    `fold_error` why there are none.
     """
 
     cache: Cache
@@ -45,17 +45,17 @@ class Clips:
     seconds: np.ndarray
     covered: np.ndarray
     digests: list[str]
-    whose: str
-    foldless: str | None
+    fold_note: str
+    fold_error: str | None
 
     @property
     def train(self) -> np.ndarray:
-        """(clips,) is it a training clip?"""
+        """(clips,) bool: the training clips."""
         return self.splits == "train"
 
     @property
-    def heard(self) -> np.ndarray:
-        """(clips,) has it an embedding?"""
+    def embedded(self) -> np.ndarray:
+        """(clips,) bool: the clips that have an embedding."""
         return np.isfinite(self.embeddings).all(1)
 
     @property
@@ -71,8 +71,8 @@ class Clips:
         return np.array([int(place) if place else -1 for place in self.place[self.train]])
 
     def number_parts(self) -> np.ndarray:
-        """(clips,) numbers of what is known to belong together: a group, else the clip; hold-out and
-        submission are one each."""
+        """(clips,) a number for what is known to belong together: a group or a single clip; the hold-out and
+        the submission are one each."""
         keys = []
         for index, (split, group) in enumerate(zip(self.splits, self.groups, strict=True)):
             own = f"g{group}" if group else f"i{index}"
@@ -81,8 +81,7 @@ class Clips:
 
 
 def load_clips(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
-    """Read a cache; the folds are a run's where given, else the data's own, else those that train.py would
-    make.
+    """Read a cache, with the folds of a run if given, else the data's own, else those train.py would make.
 
     Args:
         folder: the cache.
@@ -99,7 +98,7 @@ def load_clips(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     if not cache.multilabel:
         number_of = {name: number for number, name in enumerate(cache.classes)}
         labels = np.array([number_of[label] for label in labels.tolist()], dtype=np.int64)
-    place, folds_text, foldless = _assign_places(train, labels, run_folds)
+    place, fold_note, fold_error = _assign_places(train, labels, run_folds)
     sizes = [len(content["ids"]) for _, content in parts]
     splits = np.repeat([name for name, _ in parts], sizes)
     ids, span = np.concatenate([content["ids"] for _, content in parts]), cache.manifest["span"]
@@ -124,8 +123,8 @@ def load_clips(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
         np.where(np.isnan(seconds), padded, seconds),
         covered,
         digests,
-        folds_text,
-        foldless,
+        fold_note,
+        fold_error,
     )
 
 
@@ -136,14 +135,14 @@ def _assign_places(
         places = np.array([str(run_folds.get(str(id), "")) for id in train["ids"]], dtype="U12")
         return places, f"the run's {len(set(places) - {''})} folds", None
     try:
-        numbers, folds_text = folds.assign_folds(labels, train["folds"], train["groups"], None, 0)
+        numbers, fold_note = folds.assign_folds(labels, train["folds"], train["groups"], None, 0)
     except UserError as error:
         return np.full(len(train["ids"]), "", dtype="U12"), "no folds", str(error)
-    return np.where(numbers < 0, "", numbers.astype("U12")), folds_text, None
+    return np.where(numbers < 0, "", numbers.astype("U12")), fold_note, None
 
 
 def _list_labels(parts: list, cache: Cache) -> list[str]:
-    """A label per clip as text; "" where it is to be found."""
+    """A label per clip as text; "" for clips to submit."""
     names = []
     for name, content in parts:
         if name == "subm":
@@ -156,7 +155,7 @@ def _list_labels(parts: list, cache: Cache) -> list[str]:
 
 
 def _compute_coverage(content: dict) -> np.ndarray:
-    """(clips,) seconds of the clip that its windows hold, NaN without windows."""
+    """(clips,) seconds of each clip that its windows cover, NaN without windows."""
     covered = np.full(len(content["ids"]), -np.inf)
     np.maximum.at(covered, content["clip"], (content["start"] + content["length"]).astype(np.float64))
     return np.where(np.isfinite(covered), covered, np.nan)
@@ -165,8 +164,7 @@ def _compute_coverage(content: dict) -> np.ndarray:
 def _find_files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Seconds and SHA-256 of the clips' files, from the index that get_features.py keeps beside the caches.
 
-    The index knows paths and the cache knows ids: they are matched by name, and a name that two different
-    files have is left out.
+    Paths in the index are matched to ids in the cache by file name; ambiguous names are left out.
     """
     known = Sources(folder.parent / INDEX).known
     by_name: dict[str, list[tuple[str, dict]]] = {}
@@ -188,17 +186,17 @@ def _find_files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def embed_clips(content: dict, view: str, kind: Kind, span: float) -> np.ndarray:
-    """An embedding per clip: the mean over its windows; of a view in time, mean and standard deviation over
-    the real frames.
+    """An embedding per clip: the mean over its windows; for a view in time, mean and standard deviation over
+    the frames that are not padding.
 
     Args:
         content: a split's arrays.
-        view: its name. kind: a vector is taken as it is; of others (rows, D, F, T) every channel and band
-            gives a mean and a deviation, and the clip's mean level is taken off a spectrogram's, whose values
-            are logarithms, because copies differ in loudness.
+        view: its name. kind: a vector is taken as it is. Others (rows, D, F, T) give a mean and a standard
+            deviation per channel and band. A spectrogram's mean level is subtracted, because copies differ in
+            loudness.
         span: seconds of a window, padding included.
     Returns:
-        (clips, dims) float32, NaN for clips without rows or with values that are no numbers.
+        (clips, dims) float32, NaN for clips without rows or with values that are not finite.
     """
     array, clip = content[view], content["clip"]
     total, counts = None, np.bincount(clip, minlength=len(content["ids"]))
@@ -232,6 +230,6 @@ def _compute_statistics(piece: np.ndarray, share: np.ndarray, kind: Kind) -> np.
 
 
 def find_constant(clips: Clips) -> np.ndarray:
-    """Indices of clips whose embedding is one number all over: silence, or a damaged feature."""
+    """Indices of clips whose embedding is constant: silence, or a damaged feature."""
     spread = np.nan_to_num(np.ptp(clips.embeddings, axis=1), nan=math.inf)
     return np.flatnonzero(spread < 1e-6)

@@ -1,5 +1,5 @@
-"""What lies here and what is attached: competition, weights, caches, runs; and whether there is room, memory,
-time and a network."""
+"""Checks of what is here or attached (competition, weights, caches, runs) and of disk, memory, time and
+network."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from earshot.training import resume as training_resume
 from earshot.training.run import CONFIG
 
 SITE = "https://www.kaggle.com"
-PATIENCE = 3.0  # seconds that the network has to answer
-MANY = 200_000  # files of audio beyond which the table of clips takes too long here
+PATIENCE = 3.0  # seconds to wait for the network
+MANY = 200_000  # audio files beyond which reading the table of clips takes too long here
 SESSION = 12 * 3600  # seconds of a session on Kaggle with a CPU or GPUs
 TPU_SESSION = 9 * 3600
-ROOM, KEPT_LOW = 5e9, 4e9  # bytes on the disk, and of what Kaggle keeps, below which it is tight
+ROOM, KEPT_LOW = 5e9, 4e9  # bytes free on the disk, and left of what Kaggle keeps, below which we warn
 MEMORY_LOW = 4e9
 
 
 def check_competition(out: str = "data") -> Iterator[Finding]:
-    """Which competition get_features.py would take, as what it is read, and whether its audio decodes."""
+    """The competition that get_features.py would use, its layout, and whether its audio decodes."""
     try:
         path, where = defaults.find_competition(out)
         if path is None:
             yield report_ok(
-                f"competition: none {where}, so the built-in sample; give yours with --competition"
+                f"competition: none {where}, the built-in sample is used; give yours with --competition"
             )
             return
         folders = kaggle_paths.walk(path)
         lines = [check_decoders(suffix, files) for suffix, files in _pick_examples(folders).items()]
         if not lines:
             yield stop(
-                f"competition: {path} ({where}) holds no audio: attach the competition's data, or give "
-                "its folder to --competition"
+                f"competition: {path} ({where}) has no audio: attach the competition's data, or give its "
+                "folder with --competition"
             )
             return
         notes: list[str] = []
@@ -72,7 +72,7 @@ def _pick_examples(folders: list[kaggle_paths.Folder]) -> dict[str, list[Path]]:
 
 
 def check_decoders(suffix: str, files: list[Path]) -> Finding:
-    """Does a file of this suffix decode? The smallest is tried first; one damaged file proves nothing."""
+    """Check that a file of this suffix decodes: the smallest first, then others, as one may be damaged."""
     first_error = ""
     for path in sorted(files, key=lambda path: (path.stat().st_size, path)):
         try:
@@ -88,8 +88,7 @@ def check_decoders(suffix: str, files: list[Path]) -> Finding:
 
 
 def check_weights(internet: Internet) -> Iterator[Finding]:
-    """Where the pretrained networks are; AST's are the default's, and without a network they have to be here
-    for a competition."""
+    """Where the pretrained weights are; offline, a competition needs those of AST or EfficientAT here."""
     here, absent = [], []
     for name in ("ast", "efficientat", "encodec"):
         module = extractors.load_module(name)
@@ -107,18 +106,18 @@ def check_weights(internet: Internet) -> Iterator[Finding]:
     if absent[:2] != ["ast", "efficientat"]:
         return
     if internet.is_online():
-        yield report_ok("weights: neither ast's nor efficientat's are here yet: they are downloaded")
+        yield report_ok("weights: ast and efficientat are not here yet, and will be downloaded")
         return
     level = stop if defaults.find_competition("data")[0] else warn
     yield level(
         "weights: neither ast's nor efficientat's are here, and there is no internet: attach them "
-        "(config.json and model.safetensors; mn04_as_mAP_432.pt), or take --recipe from_scratch, which needs "
+        "(config.json and model.safetensors; mn04_as_mAP_432.pt), or use --recipe from_scratch, which needs "
         "none"
     )
 
 
 def list_outputs(data: str = "data", runs: str = "runs") -> Iterator[Finding]:
-    """Caches and runs, of this session and attached ones."""
+    """The caches and runs of this session, and attached ones."""
     own_runs = [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))]
     for what, mine, theirs in (
         ("caches", cache.find_folders(data), resume.find_caches(None)),
@@ -130,82 +129,82 @@ def list_outputs(data: str = "data", runs: str = "runs") -> Iterator[Finding]:
 
 
 def check_disk(folder: Path = Path(".")) -> Iterator[Finding]:
-    """Can outputs be written here, and how much?"""
+    """Check that outputs can be written here, and how much space is left."""
     place = folder.absolute()
     if not os.access(place, os.W_OK):
         yield stop(
-            f"disk: {place} cannot be written: change to a folder that can, on Kaggle: %cd "
+            f"disk: {place} is not writable: change to a folder that is, on Kaggle: %cd "
             f"{kaggle_paths.WORKING}"
         )
         return
-    free, kept = shutil.disk_usage(place).free, kaggle_paths.get_quota_left(place)
-    if kept is not None:
-        taken, whole = format_bytes(kaggle_paths.KEPT - kept), format_bytes(kaggle_paths.KEPT)
+    free, quota = shutil.disk_usage(place).free, kaggle_paths.get_quota_left(place)
+    if quota is not None:
+        taken, whole = format_bytes(kaggle_paths.KEPT - quota), format_bytes(kaggle_paths.KEPT)
         text = (
-            f"disk: {taken} of the {whole} that Kaggle keeps of {kaggle_paths.get_working_folder()} are taken"
+            f"disk: {taken} of the {whole} that Kaggle keeps of {kaggle_paths.get_working_folder()} are used"
         )
-        tight = kept < KEPT_LOW
+        tight = quota < KEPT_LOW
         hint = "remove old caches and runs, or write features below /tmp (--out)"
     else:
         text, tight = f"disk: {format_bytes(free)} free in {place}", free < ROOM
-        hint = "make space; both long stages say what they need before they begin"
+        hint = "free some; get_features.py and train.py print what they need before they start"
     yield warn(f"{text}: {hint}") if tight else report_ok(text)
 
 
 def check_memory() -> Iterator[Finding]:
-    """How much memory is there to have, and how many cores."""
+    """How much memory is free, and how many cores there are."""
     import torch
 
     from earshot.core.memory import get_free
 
     have, cores = get_free(torch.device("cpu")), len(os.sched_getaffinity(0))
-    text = f"memory: {format_bytes(have)} to be had, {cores} cores"
-    hint = "stop other processes, or give --memory 1 and a small --batch-size"
+    text = f"memory: {format_bytes(have)} free, {cores} cores"
+    hint = "stop other processes, or use --memory 1 and a small --batch-size"
     yield warn(f"{text}: {hint}") if have < MEMORY_LOW else report_ok(text)
 
 
 def check_session() -> Iterator[Finding]:
-    """How much of a session on Kaggle is left; nothing elsewhere, where nobody knows."""
+    """The time left of a session on Kaggle; nothing elsewhere."""
     if "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:
         return
     whole = TPU_SESSION if "TPU_NAME" in os.environ or "TPU_ACCELERATOR_TYPE" in os.environ else SESSION
     left = (whole - compute_age()) / 3600
-    text = f"session: {left:.1f} of {whole // 3600} hours left, if it began with this machine"
+    text = f"session: {left:.1f} of {whole // 3600} hours left, counted from the start of this machine"
     if left < 1:
-        yield warn(f"{text}: save now (Save Version), a new session continues from what it left")
+        yield warn(f"{text}: save now (Save Version), a new session continues from there")
     else:
         yield report_ok(f"{text}; --max-hours {max(left - 0.5, 0.5):.1f} stops in time")
 
 
 def compute_age() -> float:
-    """Seconds since the first process of this machine or container began."""
+    """Seconds since the first process of this machine or container started."""
     start = int(Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     return float(Path("/proc/uptime").read_text().split()[0]) - start
 
 
 class Internet(threading.Thread):
-    """Asks once whether Kaggle's site answers, beside the other checks."""
+    """Checks in the background whether Kaggle's site can be reached."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.answered = False
+        self.reached = False
         self.start()
 
     def run(self) -> None:
         try:
             urllib.request.urlopen(SITE, timeout=PATIENCE).close()
-            self.answered = True
+            self.reached = True
         except urllib.error.HTTPError:
-            self.answered = True  # a refusal is an answer
+            self.reached = True  # an error from the site comes from the site
         except (OSError, ValueError):
             pass
 
     def is_online(self) -> bool:
-        """Did it answer? Looking up the name may take longer than `PATIENCE`, which is then no."""
+        """Was the site reached? No, if that takes longer than `PATIENCE`."""
         self.join(PATIENCE)
-        return self.answered
+        return self.reached
 
     def check_internet(self) -> list[Finding]:
-        """A line that says so."""
-        text = "yes" if self.is_online() else "no; what is not here has to be attached (weights, wheels)"
+        """A line on the result."""
+        text = "yes" if self.is_online() else "no; attach what is not here (weights, wheels)"
         return [report_ok(f"internet: {text}")]

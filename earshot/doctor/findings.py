@@ -1,4 +1,4 @@
-"""What a check says: a line each, with what to do about it."""
+"""The result of a check: one line, with what to do about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from earshot.core.files import write_text
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: "ok", "warning" (a score or a session suffers) or "stop" (what follows would fail)."""
+    """One line: "ok", "warning" (a score or a session suffers) or "stop" (the next stage would fail)."""
 
     level: str
     text: str
@@ -28,17 +28,17 @@ def report_ok(text: str) -> Finding:
 
 
 def warn(text: str) -> Finding:
-    """Something to look at; the text says how to mend it."""
+    """Something to look at; the text says how to fix it."""
     return Finding("warning", text)
 
 
 def stop(text: str) -> Finding:
-    """Something that the next stage refuses; the text says how to mend it."""
+    """Something that the next stage refuses; the text says how to fix it."""
     return Finding("stop", text)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """A csv of the rows, floats to 4 digits, atomically."""
+    """Write a csv atomically, floats with 4 digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

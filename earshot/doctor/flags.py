@@ -10,15 +10,15 @@ from earshot.core.settings import Bounds
 
 @dataclass(frozen=True)
 class DataFlags:
-    """what to look at"""
+    """what to check"""
 
     data: str | None = None
     """a cache, data/<competition>/<cache>, or data/<competition>: then the cache whose clips compare best"""
     runs: tuple[str, ...] = ()
-    """run folders (or names in --runs-folder) whose out-of-fold predictions judge the labels"""
+    """runs (folders, or names in --runs-folder) whose out-of-fold predictions check the labels"""
     threshold: Annotated[float | None, Bounds(-1, 1)] = None
-    """whitened cosine from which two clips are near-duplicates (default: far above the usual in this data)"""
+    """least whitened cosine of near-duplicates (default: an outlier among this data's nearest neighbours)"""
     out: str | None = None
-    """folder of the report (default: reports/<competition>-<cache>)"""
+    """folder for the report (default: reports/<competition>-<cache>)"""
     runs_folder: str = "runs"
-    """where runs are looked for by name"""
+    """folder of the runs that are given by name"""

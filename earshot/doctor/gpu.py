@@ -1,5 +1,4 @@
-"""What computes here: does a kernel run on each GPU, do torch and its companions fit each other, which
-precision it will be."""
+"""Checks of the GPUs: a kernel runs on each, torch, torchvision and torchaudio match, and the precision."""
 
 from __future__ import annotations
 
@@ -16,11 +15,11 @@ from earshot.doctor.findings import Finding, report_ok, stop, warn
 from earshot.kaggle.packages import find_version
 
 DRIVER = "/proc/driver/nvidia/version"
-BUSY = 0.8  # of a GPU's memory should be free
+BUSY = 0.8  # share of a GPU's memory that should be free
 
 
 def check_gpus() -> Iterator[Finding]:
-    """A line a GPU, and one that says what the stages will compute on."""
+    """A line per GPU, and one for the device that the scripts will use."""
     import torch
 
     if not torch.cuda.is_available():
@@ -31,16 +30,16 @@ def check_gpus() -> Iterator[Finding]:
     try:
         chosen = worker_pool.choose()
     except UserError:
-        return  # said already
+        return  # reported above
     names = ", ".join(device.name for device in chosen) + (", a process each" if len(chosen) > 1 else "")
     yield report_ok(f"device: {names}, precision {chosen[0].precision}")
 
 
 def _explain_no_gpu(torch: Any) -> Finding:
-    cpu = f"all is computed on the CPU, {torch.get_num_threads()} threads"
+    cpu = f"everything runs on the CPU, {torch.get_num_threads()} threads"
     if os.path.exists(DRIVER) and torch.version.cuda is None:
         return warn(
-            f"there is a GPU, but this torch ({torch.__version__}) is built for CPUs alone, so {cpu}: "
+            f"there is a GPU, but this torch ({torch.__version__}) is built for CPUs only, so {cpu}: "
             "install torch with CUDA"
         )
     if os.path.exists(DRIVER):
@@ -50,7 +49,7 @@ def _explain_no_gpu(torch: Any) -> Finding:
         )
     if kaggle_paths.get_input_root():
         return warn(f"no GPU, {cpu}: choose the accelerator GPU T4 x2 in the notebook's settings")
-    return report_ok(f"no GPU, {cpu}, fp32 or what a trial finds faster")
+    return report_ok(f"no GPU, {cpu}, fp32 unless a trial finds bf16 faster")
 
 
 def _check_gpu(torch: Any, index: int) -> Finding:
@@ -64,23 +63,22 @@ def _check_gpu(torch: Any, index: int) -> Finding:
     if not has_kernels_for((major, minor), torch.cuda.get_arch_list()):
         return warn(
             f"{text}; this torch is not built for sm_{major}{minor} "
-            f"({' '.join(torch.cuda.get_arch_list())}), so that each kernel is compiled when first used: "
-            "install a torch that is"
+            f"({' '.join(torch.cuda.get_arch_list())}): each kernel is compiled when first used; install a "
+            "torch that is"
         )
     if free < BUSY * total:
-        return warn(f"{text}: another process holds the rest: stop it, or restart the session")
+        return warn(f"{text}: another process uses the rest: stop it, or restart the session")
     return report_ok(text)
 
 
 def has_kernels_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
-    """Has a build kernels for a GPU: of its own capability, or of the same major and a lower minor number?"""
+    """Does a build have kernels for a GPU: of its capability, or of the same major and a lower minor one?"""
     builds = [re.fullmatch(r"sm_(\d+)(\d)[af]?", name) for name in architectures]
     return any(int(build[1]) == capability[0] and int(build[2]) <= capability[1] for build in builds if build)
 
 
 def check_libraries() -> Iterator[Finding]:
-    """Are torchvision and torchaudio of torch's release and CUDA? Both are imported: nothing else proves
-    it."""
+    """Check that torchvision and torchaudio match torch's release and CUDA, by importing them."""
     import torch
 
     major, minor = map(int, torch.__version__.split(".")[:2])
@@ -93,7 +91,7 @@ def check_libraries() -> Iterator[Finding]:
         have = find_version(name)
         if have is None:
             if needed:
-                yield stop(f"torchvision is missing, which efficientat and timm need: install {release}")
+                yield stop(f"torchvision is missing, efficientat and timm need it: install {release}")
                 fit = False
             continue
         versions.append(f"{name} {have}")
@@ -111,7 +109,7 @@ def _check_library(torch: Any, name: str, have: str, release: str, needed: bool)
         fix += ", or pip uninstall torchaudio: it is not needed for features or training"
     try:
         importlib.import_module(name)
-    except Exception as error:  # RuntimeError, OSError, ImportError: whatever a mismatch breaks first
+    except Exception as error:  # RuntimeError, OSError, ImportError: whatever a mismatch raises first
         reason = " ".join((str(error) or type(error).__name__).split())[:120]
         text = f"{name} {have} cannot be imported beside torch {torch.__version__} ({reason}): {fix}"
         return stop(text) if needed else warn(text)

@@ -1,4 +1,4 @@
-"""Is this machine fit to run? Every check as lines, each with its way out."""
+"""Every check of this machine, as lines; a warning or a stop comes with a fix."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CODE = Path(__file__).resolve().parents[2]
 
 
 def check_code() -> Iterator[Finding]:
-    """Where the kit itself lies, its Python and packages."""
+    """The place of the code, the Python and the packages."""
     python = sys.version.split()[0]
     yield report_ok(f"earshot: {CODE}, Python {python}")
     if sys.version_info < OLDEST:
-        yield stop(f"Python {python} is too old: 3.11 or newer is needed")
+        yield stop(f"Python {python} is too old: install 3.11 or newer")
     lacking, others = packages.find_missing_packages(), packages.find_unfit()
     if lacking:
         level = warn if all(package.name in packages.OPTIONAL for package in lacking) else stop
@@ -36,8 +36,8 @@ def check_code() -> Iterator[Finding]:
         yield report_ok(f"packages: all {len(packages.read_requirements())} of requirements.txt")
 
 
-def check_machine(say: Callable[[str], None]) -> list[Finding]:
-    """Run the checks in turn, say each line at once; the findings."""
+def check_machine(log: Callable[[str], None]) -> list[Finding]:
+    """Run the checks one by one, print each line at once; returns the findings."""
     began, internet = time.monotonic(), environment.Internet()
     findings: list[Finding] = []
 
@@ -58,7 +58,7 @@ def check_machine(say: Callable[[str], None]) -> list[Finding]:
     ):
         try:
             lines = list(check())
-        except Exception as error:  # a check that fails must not keep the others from being made
+        except Exception as error:  # a check that fails must not stop the others
             where = f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
             lines = [
                 warn(
@@ -68,8 +68,8 @@ def check_machine(say: Callable[[str], None]) -> list[Finding]:
             ]
         findings += lines
         for line in lines:
-            say(" ".join(str(line).split()))
+            log(" ".join(str(line).split()))
     counts = Counter(finding.level for finding in findings)
     seconds = time.monotonic() - began
-    say(f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in {seconds:.1f} s")
+    log(f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in {seconds:.1f} s")
     return findings

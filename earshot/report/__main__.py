@@ -1,4 +1,4 @@
-"""python -m earshot.report RUN makes a run's pictures and report.html; RUN RUN ... compares runs."""
+"""`python -m earshot.report RUN` makes a run's pictures and report.html; `RUN RUN ...` compares runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from earshot.core.errors import UserError
 from earshot.core.shell import quote
 
 ABOUT = (
-    "Look at runs.\n"
+    "Report on a run, or compare runs.\n"
     "\n"
     "  python -m earshot.report RUN       curves, confusion, classes, calibration, hardest clips: "
     "runs/RUN/report.html\n"
@@ -23,18 +23,18 @@ class ReportFlags:
     """where"""
 
     runs_folder: str = "runs"
-    """where runs are looked for by name"""
+    """folder of the runs that are given by name"""
     out: str = "reports"
-    """where a comparison goes"""
+    """folder for the comparison"""
 
 
 def main(argv: list[str]) -> None:
-    """Parse, read, draw."""
+    """Parse the flags, write the report or the comparison."""
     filled, _ = cli.parse({"report": ReportFlags()}, argv, ABOUT, positional="runs")
     flags, names = filled["report"], filled["runs"]
     if not names:
         raise UserError(
-            "which run? name one for its report, several to compare them: python -m earshot.report "
+            "which run? give one for its report, several to compare them: python -m earshot.report "
             f"{quote(flags.runs_folder)}/*"
         )
     # before pandas and matplotlib are imported
@@ -50,15 +50,15 @@ def main(argv: list[str]) -> None:
         if here is not None:
             folders.append(here)
         elif len(names) == 1 or not Path(name).exists():
-            # says what is wrong
-            results.load_results(Path(name) if Path(name).exists() else Path(flags.runs_folder) / name)
+            missing = Path(name) if Path(name).exists() else Path(flags.runs_folder) / name
+            raise UserError(results.describe_missing_run(missing))
         elif Path(name).is_dir():
-            print(f"{name} is no run: left out")
+            print(f"skipped: {name} is not a run")
     if len(names) == 1:
         print(f"report: {make_report(folders[0])}")
         return
     if not folders:
-        raise UserError(f"no run among {', '.join(names[:5])}: train.py makes runs")
+        raise UserError(f"none of {', '.join(names[:5])} is a run: train one with train.py")
     for line in compare_runs.write_comparison(folders, Path(flags.out)):
         print(line)
 

@@ -1,9 +1,10 @@
-"""Several runs side by side: a table, and a picture of their scores with each fold's."""
+"""Several runs side by side: a table, and a picture of their scores overall and by fold."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +22,22 @@ if TYPE_CHECKING:
 
 
 def write_comparison(folders: list[Path], out: Path) -> list[str]:
-    """Write comparison.csv, comparison.png and comparison.html; the lines to say, the best run first.
+    """Write comparison.csv, comparison.png and comparison.html; returns the lines to print, best run first.
 
     Raises:
-        UserError: not one of the runs has finished a fold.
+        UserError: none of the runs has finished a fold.
     """
     found, lines = [], []
     for folder in folders:
         try:
             found.append(results.load_results(folder))
         except UserError as error:
-            lines.append(f"left out: {error}")
+            lines.append(f"skipped: {error}")
     if not found:
         raise UserError("; ".join(lines[:2]) or "no run")
-    several = sorted({one.metric for one in found})
-    metric = (
-        several[0] if len(several) == 1 and all(several[0] in one.scores for one in found) else "f1_macro"
-    )
+    headlines = sorted({one.headline for one in found})
+    is_common = len(headlines) == 1 and all(headlines[0] in one.scores for one in found)
+    metric = headlines[0] if is_common else "f1_macro"
     worse = metric == "log_loss"
     found.sort(key=lambda one: (one.scores[metric] * (1 if worse else -1), one.name))
     clips = [hash_value([sorted(one.ids.tolist()), one.classes])[:6] for one in found]
@@ -49,7 +49,8 @@ def write_comparison(folders: list[Path], out: Path) -> list[str]:
     write_text(out / "comparison.csv", text.getvalue())
     try:
         with style.apply_style():
-            drawn = style.render_png(_draw_scores(found, metric))
+            figure = _draw_scores(found, metric)
+            drawn, shown = style.render_png(figure), style.render_svg(figure, "scores")
         names = [one.name for one in found]
         unnamed = fonts.format_warning(names, f"{out / 'comparison.html'} has the names")
     except ImportError as error:
@@ -60,20 +61,29 @@ def write_comparison(folders: list[Path], out: Path) -> list[str]:
     cautions = (
         []
         if len(set(clips)) == 1
-        else [
-            "Not all were scored on the same clips and classes (column clips): compare only those that were."
-        ]
+        else ["warning: not all runs have the same clips and classes: compare only rows with equal `clips`"]
     )
+    reports = {one.name: one.folder / "report.html" for one in found}
+    links = {
+        name: html.format_link(name, os.path.relpath(path, out))
+        for name, path in reports.items()
+        if path.is_file()
+    }
+    unlinked = [one.name for one in found if one.name not in links]
+    hint = f"No report yet: {', '.join(unlinked)}; python -m earshot.report RUN makes it." if unlinked else ""
     parts = [
         html.format_heading("Runs compared", 1),
         html.format_paragraph(
-            f"Ordered by {NAMES.get(metric, metric)}: out-of-fold, pooled, of the final epoch; a blend's is "
-            "its own. `best epoch` was chosen on the fold that it scores and flatters."
+            f"Ordered by {NAMES.get(metric, metric)}, out-of-fold at the last epoch, pooled over the folds. "
+            "The best epoch was chosen on the validation fold: its score is optimistic."
         ),
         *map(html.format_paragraph, cautions),
-        html.embed_image(drawn, f"{metric} of each run"),
+        html.embed_svg(shown, f"{metric} of each run"),
         *html.format_legend("run", fonts.build_legend(names)),
-        html.format_table(list(rows[0]), [list(row.values()) for row in rows]),
+        html.format_table(
+            list(rows[0]), [[links.get(row["run"], row["run"]), *list(row.values())[1:]] for row in rows]
+        ),
+        *([html.format_paragraph(hint)] if hint else []),
     ]
     write_text(out / "comparison.html", html.build_page("Runs compared", hash_value(rows)[:16], parts))
     width = max(len(str(row["run"])) for row in rows)
@@ -112,7 +122,7 @@ def _build_row(one: Results, metric: str, digest: str) -> dict[str, Any]:
 
 
 def _draw_scores(found: list[Results], metric: str) -> Figure:
-    figure, at = style.make_axes(8, 1.3 + 0.3 * max(len(found), 2), xlabel=NAMES.get(metric, metric))
+    figure, at = style.make_axes(5, 1.3 + 0.3 * max(len(found), 2), xlabel=NAMES.get(metric, metric))
     at.set_title("Out-of-fold scores", fontsize=10)
     best = []
     for y, one in enumerate(found):
@@ -133,10 +143,10 @@ def _draw_scores(found: list[Results], metric: str) -> Figure:
         at.plot(
             *zip(*best, strict=True),
             "o",
-            markerfacecolor="white",
+            markerfacecolor=style.PAPER,
             color=style.VERMILION,
             markersize=7,
-            label="best epoch, pooled: flatters",
+            label="best epoch (optimistic)",
         )
     at.plot(
         [one.scores[metric] for one in found],
@@ -144,9 +154,9 @@ def _draw_scores(found: list[Results], metric: str) -> Figure:
         "o",
         color=style.BLUE,
         markersize=6,
-        label="final epoch, pooled",
+        label="last epoch (unbiased)",
     )
-    at.set_yticks(range(len(found)), style.shorten_names([one.name for one in found], 40))
+    at.set_yticks(range(len(found)), style.shorten_names([one.name for one in found], 28))
     at.set_ylim(len(found) - 0.4, -0.6)
     at.margins(x=0.03)
     at.tick_params(axis="y", length=0)

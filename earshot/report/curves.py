@@ -1,4 +1,5 @@
-"""Loss, accuracy and F1 by epoch: a faint line a fold, their mean bold, each fold's chosen epoch marked."""
+"""Loss, accuracy and F1 by epoch: a faint line per fold, a bold one for their mean, a dot at each fold's best
+epoch."""
 
 from __future__ import annotations
 
@@ -14,38 +15,41 @@ from earshot.training.tracking import group_by_part
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = {"f1_macro": "macro-F1", "accuracy": "accuracy", "map_macro": "mAP", "lwlrap": "lwlrap"}
+NAMES = {"f1_macro": "macro-F1", "map_macro": "mAP", "log_loss": "log loss"}
 
 
 def choose_epoch(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """The epoch whose weights predict: the best by the metric, of equals the one with the lower loss, the
-    earlier one."""
+    """The best epoch, whose weights predict: by the metric, then by the lower loss, then the earlier one."""
     return max(rows, key=lambda row: (row.get(metric, 0.0), -row["valid_loss"], -row["epoch"]))
 
 
 def draw(results: Results) -> dict[str, Figure]:
-    """loss_curves.png, accuracy_curves.png and f1_curves.png, where there is a history."""
+    """The figures of loss, accuracy and F1; none for a blend, which has no epochs."""
     parts = {name: rows for name, rows in group_by_part(results.history).items() if "valid_loss" in rows[0]}
     if not parts:
         return {}
-    other = [results.metric] if results.metric not in ("accuracy", "f1_macro", *metrics.MINIMISED) else []
+    keys = {key for rows in parts.values() for key in rows[0]}
+    first = [name for name in (results.headline, results.metric) if name in keys]
+    names = dict.fromkeys(
+        name for name in (*first, "f1_macro") if name not in ("accuracy", *metrics.MINIMISED)
+    )
     return {
-        "loss_curves.png": _draw_curves(
+        "loss_curves": _draw_curves(
             results,
             parts,
             "Loss",
             [("train_loss", "training", style.ORANGE), ("valid_loss", "validation", style.BLUE)],
         ),
-        "accuracy_curves.png": _draw_curves(
+        "accuracy_curves": _draw_curves(
             results, parts, "Accuracy on the validation fold", [("accuracy", "validation", style.BLUE)]
         ),
-        "f1_curves.png": _draw_curves(
+        "f1_curves": _draw_curves(
             results,
             parts,
-            "F1 on the validation fold",
+            f"{' and '.join(NAMES.get(name, name) for name in names)} on the validation fold",
             [
                 (name, NAMES.get(name, name), colour)
-                for name, colour in zip(("f1_macro", *other), (style.BLUE, style.GREEN), strict=False)
+                for name, colour in zip(names, (style.BLUE, style.GREEN, style.PINK), strict=False)
             ],
         ),
     }
@@ -54,7 +58,7 @@ def draw(results: Results) -> dict[str, Figure]:
 def _draw_curves(
     results: Results, parts: dict[str, list[dict[str, Any]]], title: str, lines: list[tuple[str, str, str]]
 ) -> Figure:
-    figure, at = style.make_axes(7, 4, xlabel="epoch", title=title)
+    figure, at = style.make_axes(4.3, 3.1, xlabel="epoch", title=title)
     longest = max(len(rows) for rows in parts.values())
     lone = {"marker": "o", "markersize": 4} if longest == 1 else {}
     values: list[float] = []
@@ -66,17 +70,17 @@ def _draw_curves(
                 np.arange(1, len(rows) + 1),
                 grid[index, : len(rows)],
                 color=colour,
-                alpha=0.3,
+                alpha=0.35,
                 linewidth=0.9,
                 **lone,
             )
-        # a mean over fewer folds would jump where one has ended, or has not come so far
+        # a mean over fewer folds would jump where a fold ends
         whole = np.isfinite(grid).all(0)
         at.plot(
             np.flatnonzero(whole) + 1,
             grid[:, whole].mean(0),
             color=colour,
-            linewidth=2.4,
+            linewidth=2.2,
             label=f"{label}, mean of {len(parts)}",
             **lone,
         )
@@ -90,11 +94,11 @@ def _draw_curves(
         marker="o",
         markersize=6,
         color=style.VERMILION,
-        markeredgecolor="white",
+        markeredgecolor=style.PAPER,
         markeredgewidth=0.8,
         zorder=3,
         clip_on=False,
-        label="epoch chosen for its fold",
+        label="best epoch of a fold",
     )
     at.grid(axis="y")
     at.xaxis.get_major_locator().set_params(integer=True)

@@ -1,4 +1,4 @@
-"""The clips that the run is furthest from getting right, with their spectrograms."""
+"""The misclassified clips with the largest loss, and their spectrograms."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ WIDTH, HEIGHT = 400, 150  # pixels of a spectrogram
 
 @dataclass(frozen=True)
 class HardClip:
-    """A clip: what it is, what was said with which probability, the loss that this costs."""
+    """A clip: its true and its predicted labels with their probabilities, and its loss."""
 
     id: str
     fold: int
     truth: str
-    said: str
+    predicted: str
     loss: float
 
 
 def find_hardest(results: Results, most: int = MOST) -> list[HardClip]:
-    """The clips of the largest loss that are wrong, the worst first; of several labels, the mean over the
+    """The wrong clips with the largest loss, the worst first; for multi-label the loss is the mean over
     labels."""
     p = np.clip(results.probabilities, 1e-15, 1 - 1e-15)
     if results.multilabel:
@@ -52,7 +52,7 @@ def find_hardest(results: Results, most: int = MOST) -> list[HardClip]:
 
 
 def _describe_labels(results: Results, clip: int) -> tuple[str, str]:
-    """The clip's true labels with their probabilities, and those that were given."""
+    """The clip's true labels and its predicted ones, each with its probability."""
 
     def named(which: np.ndarray) -> str:
         return (
@@ -65,8 +65,8 @@ def _describe_labels(results: Results, clip: int) -> tuple[str, str]:
 
 
 def draw_clips(results: Results, clips: list[HardClip]) -> dict[str, Image.Image]:
-    """Spectrograms of clips by their id: from the cache's own where it has some, else from the audio; without
-    those that are nowhere. What an id that no font can draw is called is `make_titles`'."""
+    """Spectrograms by clip id: from a cached spectrogram, else from the audio; clips with neither are left
+    out."""
     named = make_titles(clips)
     folders = results.find_caches() if clips else []
     drawn: dict[str, Image.Image] = {}
@@ -80,12 +80,12 @@ def draw_clips(results: Results, clips: list[HardClip]) -> dict[str, Image.Image
             try:
                 drawn[clip.id] = clip_files.draw_spectrogram(found[clip.id], named[clip.id], WIDTH, HEIGHT)
             except BadAudio:
-                pass  # changed since it was extracted; its row says all else
+                pass  # changed since it was extracted; its row is shown without a picture
     return drawn
 
 
 def make_titles(clips: list[HardClip]) -> dict[str, str]:
-    """What the pictures call clips, by their id: the id, or a number where no installed font can draw it."""
+    """A title for each clip id: the id, or a number where no installed font can draw it."""
     ids = [clip.id for clip in clips]
     return dict(zip(ids, fonts.list_shown_names(ids), strict=True))
 
@@ -98,7 +98,7 @@ def _draw_from_cache(folder: Path, titles: dict[str, str]) -> dict[str, Image.Im
         view = kinds.choose(["spectrogram"], cache.kinds)
         unit = _find_decibel_unit(cache.record["settings"]) if view else None
         split = cache.split("train") if unit else {}
-    except UserError:  # gone, or another by now: the report is not about the cache
+    except UserError:  # gone or replaced by now: the report does without
         return {}
     if not unit or not view:
         return {}
@@ -132,8 +132,7 @@ def _draw_from_cache(folder: Path, titles: dict[str, str]) -> dict[str, Image.Im
 
 
 def _find_decibel_unit(settings: dict[str, Any]) -> float | None:
-    """What turns a unit of a spectrogram into dB; None where its settings do not say, or standardising hides
-    it."""
+    """The factor from a spectrogram's unit to dB; None where its settings do not determine it."""
     known = settings.get("level") in ("db", "log") and settings.get("scale") in ("htk", "slaney")
     if not known or settings.get("standardise") or not (settings.get("fmax") or settings.get("rate")):
         return None
@@ -141,7 +140,7 @@ def _find_decibel_unit(settings: dict[str, Any]) -> float | None:
 
 
 def paste_sheet(drawn: list[Image.Image]) -> Image.Image | None:
-    """Several of them as one picture, three beside one another; None for none."""
+    """The pictures as one, three in a row; None if there are none."""
     from PIL import Image
 
     if not drawn:

@@ -1,10 +1,12 @@
-"""A run's pictures, tables and report.html, into its own folder."""
+"""A run's pictures, tables and report.html, written into its folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from earshot.core import fonts
 from earshot.core.errors import UserError
@@ -17,12 +19,12 @@ from earshot.training.tracking import try_or_log
 HTML = "report.html"
 
 
-def write_report(folder: Path, again: bool = True, say: Callable[[str], None] = print) -> Path | None:
-    """Draw and write everything; the page's path.
+def write_report(folder: Path, again: bool = True, log: Callable[[str], None] = print) -> Path | None:
+    """Draw and write everything; returns the page's path.
 
     Args:
-        again: also where the page is of these very results; else None is returned for it.
-        say: gets the line about class names that no installed font can draw.
+        again: also if the page shows these results already; else None is returned then.
+        log: prints the warning about class names that no installed font can draw.
     Raises:
         UserError: no run there, a damaged one, or matplotlib is missing.
     """
@@ -33,7 +35,8 @@ def write_report(folder: Path, again: bool = True, say: Callable[[str], None] = 
     try:
         with style.apply_style():
             figures = {**curves.draw(found), **confusion.draw(found), **per_class.draw(found)}
-            drawn = {name: style.render_png(figure) for name, figure in figures.items()}
+            drawn = {f"{name}.png": style.render_png(figure) for name, figure in figures.items()}
+            shown = {name: style.render_svg(figure, name) for name, figure in figures.items()}
         unnamed = fonts.format_warning(found.classes, f"{folder / HTML} has the names")
     except ImportError as error:
         raise UserError(f"pictures need matplotlib ({error}): pip install matplotlib") from None
@@ -48,17 +51,17 @@ def write_report(folder: Path, again: bool = True, say: Callable[[str], None] = 
         write_bytes(folder / name, data)
     write_text(folder / "per_class.csv", per_class.to_csv(found))
     parts = _build_parts(
-        found, drawn, hard, {id: spectrogram.encode_png(image) for id, image in clips.items()}
+        found, shown, hard, {id: spectrogram.encode_png(image) for id, image in clips.items()}
     )
-    # last: it says that all is there
+    # last: where it is, everything is
     write_text(folder / HTML, html.build_page(f"{found.name}: report", digest, parts))
     if unnamed:
-        say(unnamed)
+        log(unnamed)
     return folder / HTML
 
 
 def is_report_of(path: Path, digest: str) -> bool:
-    """Is a page of the results with this digest?"""
+    """Is there a page of the results with this digest?"""
     if not path.is_file():
         return False
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -66,71 +69,41 @@ def is_report_of(path: Path, digest: str) -> bool:
 
 
 def _build_parts(
-    found: Results, drawn: dict[str, bytes], hard: list[hardest_clips.HardClip], clips: dict[str, bytes]
+    found: Results, shown: dict[str, str], hard: list[hardest_clips.HardClip], clips: dict[str, bytes]
 ) -> list[str]:
     several = found.multilabel
     folds = sorted({int(n) for n in found.folds})
+    facts, command = found.list_facts()
     parts = [
         html.format_heading(found.name, 1),
+        *([html.format_facts(facts, command)] if facts else []),
         html.format_paragraph(
-            f"{len(found.ids)} clips, {len(found.classes)} "
-            f"classes{', any number of them a clip' if several else ''}, {len(folds)} folds. All below is "
-            f"{found.about}: {_explain_scores(found)}"
+            f"{len(found.ids)} clips, {len(found.classes)} classes{', multi-label' if several else ''}, "
+            f"{len(folds)} folds. {_explain_scores(found)}"
         ),
         html.format_tiles(_list_tiles(found)),
     ]
     parts += _build_score_table(found)
     parts += html.format_legend("class", fonts.build_legend(found.classes))
-    titles = {"loss_curves.png": "Loss", "accuracy_curves.png": "Accuracy", "f1_curves.png": "F1"}
-    if any(name in drawn for name in titles):
+    titles = {"loss_curves": "loss", "accuracy_curves": "accuracy", "f1_curves": "F1"}
+    if any(name in shown for name in titles):
         parts += [
             html.format_heading("Training"),
             html.format_grid(
-                html.embed_image(drawn[name], f"{title} by epoch") for name, title in titles.items()
+                html.embed_svg(shown[name], f"{title} by epoch") for name, title in titles.items()
             ),
         ]
-    parts.append(html.format_heading("Labels given and missed" if several else "Confusion"))
-    parts.append(
-        html.embed_image(
-            drawn["confusion.png"],
-            "labels per class" if several else "confusion matrix",
-            wide=len(found.classes) > 25,
-        )
-    )
-    if not several:
-        mistakes = confusion.list_mistakes(found)
-        if mistakes:
-            parts.append(
-                html.format_table(
-                    ["truth", "predicted", "clips", "of the truth's"],
-                    [
-                        (style.shorten(t, 40), style.shorten(s, 40), n, f"{100 * share:.0f} %")
-                        for t, s, n, share in mistakes
-                    ],
-                )
-            )
-    parts += [
-        html.format_heading("Classes"),
-        html.embed_image(
-            drawn["per_class.png"], "precision, recall and F1 per class", wide=len(found.classes) > 50
-        ),
-        html.format_heading("Calibration"),
-        html.embed_image(drawn["calibration.png"], "reliability diagram"),
-        html.format_paragraph(
-            "On the dashed line, of the answers with a probability of 0.8 eight in ten are right. "
-            "ECE is the mean distance from it."
-        ),
-    ]
+    parts.append(html.format_columns(_build_blocks(found, shown)))
     if hard:
         parts.append(html.format_heading("Hardest clips"))
         parts.append(
             html.format_paragraph(
-                "The mistakes with the largest loss, each class with the probability that it got."
+                "The mistakes with the largest loss; the numbers are predicted probabilities."
             )
         )
         numbers = {id: f"{number}: " for number, id in fonts.build_legend([c.id for c in hard])}
         lines = [
-            f"{numbers.get(c.id, '')}{c.id} (fold {c.fold}): is {c.truth}; predicted {c.said}" for c in hard
+            f"{numbers.get(c.id, '')}{c.id} (fold {c.fold}): {c.truth}; predicted {c.predicted}" for c in hard
         ]
         parts.append(
             html.format_grid(
@@ -167,35 +140,75 @@ def _build_parts(
     return parts
 
 
+def _build_blocks(found: Results, shown: dict[str, str]) -> list[tuple[list[str], bool]]:
+    """Confusion, mistakes, classes and calibration, each with whether it needs the page's full width."""
+    several, count = found.multilabel, len(found.classes)
+    matrix = [
+        html.format_heading("True positives, missed, false positives" if several else "Confusion"),
+        html.embed_svg(shown["confusion"], "labels per class" if several else "confusion matrix"),
+    ]
+    rows = [
+        (style.shorten(truth, 40), style.shorten(predicted, 40), clips, f"{share:.1%}")
+        for truth, predicted, clips, share in ([] if several else confusion.list_mistakes(found))
+    ]
+    table = html.format_table(["true class", "predicted", "clips", "share"], rows)
+    classes = [
+        html.format_heading("Classes"),
+        html.embed_svg(shown["per_class"], "precision, recall and F1 per class"),
+    ]
+    calibration = [
+        html.format_heading("Calibration"),
+        html.embed_svg(shown["calibration"], "reliability diagram"),
+        html.format_paragraph(
+            "On the dashed line, predictions made with 80 % confidence are right 80 % of the time. "
+            "ECE is the mean distance from it."
+        ),
+    ]
+    return [
+        (matrix, count > (per_class.PER_COLUMN if several else confusion.NUMBERED)),
+        *([([html.format_heading("Most frequent mistakes"), table], False)] if rows else []),
+        (classes, count > per_class.PER_COLUMN),
+        (calibration, False),
+    ]
+
+
 def _explain_scores(found: Results) -> str:
     if found.config:
-        return "no clip was trained on by the model that answers it, and no epoch was chosen."
+        return "Out-of-fold scores at the last epoch: each clip is scored by a model that never saw it."
     if found.extra.get("method") == "mean":
-        return "the plain mean of models that have not seen the clip; nothing was fitted."
+        return (
+            "Out-of-fold scores of a blend: the mean of models that never saw the clip; nothing was fitted."
+        )
     return (
-        "its weights, and factors or thresholds if it has any, were fitted to other folds than those that "
-        "they are scored on."
+        "Out-of-fold scores of a blend: each clip is scored by models that never saw it, with weights (and "
+        "thresholds, if any) that were fitted on the other folds."
     )
 
 
-def _list_tiles(found: Results) -> list[tuple[str, str]]:
-    shown = [(found.metric, curves.NAMES.get(found.metric, found.metric))]
-    shown += [
-        (name, label)
-        for name, label in (("f1_macro", "macro-F1"), ("accuracy", "accuracy"), ("log_loss", "log loss"))
-        if name != found.metric
-    ]
-    return [(f"{found.scores[name]:.4f}", label) for name, label in shown if name in found.scores]
+def _list_tiles(found: Results) -> list[tuple[str, str, str]]:
+    """The scores to be seen first; the first with its standard deviation over the folds."""
+    spread = found.compute_spread(found.headline)
+    tiles = []
+    for name in dict.fromkeys((found.headline, found.metric, "f1_macro", "accuracy", "log_loss")):
+        label = curves.NAMES.get(name, name)
+        if found.multilabel and name in (*metrics.OF_SEVERAL, "accuracy"):
+            label = f"{'all labels right' if name == 'accuracy' else label} (threshold {metrics.THRESHOLD})"
+        if name == found.headline and spread is not None:
+            label += f", ± std over {len(np.unique(found.folds))} folds"
+        shown = f"± {spread:.4f}" if name == found.headline and spread is not None else ""
+        tiles.append((f"{found.scores[name]:.4f}", shown, label))
+    return tiles
 
 
 def _build_score_table(found: Results) -> list[str]:
-    """The final epoch beside the chosen one and the hold-out, and each fold."""
-    names = [name for name in found.scores if name != "log_loss"] + ["log_loss"]
+    """The last epoch, the best one, the hold-out, and each fold by the number that --fold takes."""
+    names = [name for name in found.scores if name not in (found.headline, "log_loss")]
+    names = [found.headline, *names, *(["log_loss"] if found.headline != "log_loss" else [])]
     rows: list[tuple[str, dict[str, Any]]] = [
-        (f"{found.about} (honest)" if found.config else found.about, found.scores)
+        ("last epoch (unbiased)" if found.config else found.about, found.scores)
     ]
     best, test = found.extra.get("scores", {}).get("best"), found.extra.get("test")
-    rows += [("best epoch of each fold (flatters)", best)] if isinstance(best, dict) else []
+    rows += [("best epoch (optimistic)", best)] if isinstance(best, dict) else []
     rows += [("hold-out", test)] if isinstance(test, dict) else []
     rows += [
         (f"fold {n}", metrics.compute_scores(found.probabilities[mine], found.labels[mine], found.metric))
@@ -216,11 +229,11 @@ def _read_text_report(found: Results) -> str:
     return text_report.format_report(found.probabilities, found.labels, found.classes)
 
 
-def report_on(folder: Path, say: Callable[[str], None]) -> None:
-    """Draw the pictures and report.html of a run or a kept blend, unless they are there."""
+def report_on(folder: Path, log: Callable[[str], None]) -> None:
+    """Draw the pictures and report.html of a run or a saved blend, unless they are up to date."""
 
     def draw() -> None:
-        write_report(folder, again=False, say=say)
-        say(f"report: {folder / HTML}")
+        write_report(folder, again=False, log=log)
+        log(f"report: {folder / HTML}")
 
-    try_or_log("the report", say, draw)
+    try_or_log("the report", log, draw)

@@ -1,8 +1,10 @@
-"""What a run or a kept blend has to show: its curves, and its out-of-fold predictions of the final epoch."""
+"""The results of a run or of a saved blend: its history and its out-of-fold predictions."""
 
 from __future__ import annotations
 
 import csv
+import difflib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,7 @@ from earshot.prediction import saved_blend
 from earshot.training import metrics
 from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run
+from earshot.training.tracking import STARTED
 
 BLEND = "blend.json"
 DEEPEST = 8  # blends of blends
@@ -24,15 +27,15 @@ DEEPEST = 8  # blends of blends
 
 @dataclass(frozen=True)
 class Results(Oof):
-    """A run's or a blend's out-of-fold predictions of the final epoch with what a report shows beside them.
+    """Out-of-fold predictions of a run (last epoch) or of a blend, and what a report shows beside them.
 
-    Of several labels a clip, those that have 0.5 are predicted: a blend's thresholds are in its
-    probabilities already.
+    Multi-label: labels with a probability of 0.5 or more are predicted. A blend's probabilities are already
+    scaled so that its thresholds lie at 0.5.
 
     Args:
-        about: whose predictions these are, for the reader. metric: what chose the best epoch, or the blend.
-        config: config.yaml's content, empty for a blend. extra: scores.json and test.json, or blend.json.
-        history: metrics.csv, a dict an epoch, numbers where they are numbers.
+        about: which predictions these are, for the reader. metric: the one that chose the best epoch, or the
+            blend. config: config.yaml's content, empty for a blend. extra: scores.json and test.json, or
+            blend.json. history: metrics.csv, a dict per epoch, numbers as numbers.
     """
 
     folder: Path
@@ -49,7 +52,7 @@ class Results(Oof):
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """(clips,) the likeliest class, or (clips, classes) 0 and 1, in the form of `labels`."""
+        """(clips,) the predicted class, or (clips, classes) 0 and 1, in the form of `labels`."""
         if self.multilabel:
             return (self.probabilities >= metrics.THRESHOLD).astype(np.int64)
         return self.probabilities.argmax(1)
@@ -59,8 +62,34 @@ class Results(Oof):
         """Every metric, pooled."""
         return self.score(self.metric)
 
+    @property
+    def headline(self) -> str:
+        """The metric to lead with: the run's own, but for multi-label one that needs no threshold."""
+        return "map_macro" if self.multilabel and self.metric in metrics.OF_SEVERAL else self.metric
+
+    def compute_spread(self, metric: str) -> float | None:
+        """The standard deviation of a metric over the folds; None for a single fold."""
+        values = list(self.score_folds(metric).values())
+        return float(np.std(values)) if len(values) > 1 else None
+
+    def list_facts(self) -> tuple[list[str], str]:
+        """When the run started, its device and its time of training, and the command: as far as recorded."""
+        log = self.folder / "training_log.txt"
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        started = re.search(rf"^{STARTED}(\d+-\d+-\d+ \d+:\d+ \S*)(?:  (.+))?$", text, re.MULTILINE)
+        device = re.search(r"; device: (.+)$", text, re.MULTILINE)
+        seconds = sum(row.get("seconds", 0) for row in self.history)
+        minutes, rest = divmod(round(seconds), 60)
+        spent = f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+        facts = [
+            *([f"started {started[1].strip()}"] if started else []),
+            *([f"trained for {spent}"] if seconds else []),
+            *([device[1]] if device else []),
+        ]
+        return facts, started[2] or "" if started else ""
+
     def count_labels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(classes,) each: clips that have the class and were given it, that have it, that were given it."""
+        """(classes,) each: true positives, clips that have the class, clips predicted to have it."""
         true, predicted = self.labels, self.predicted
         if not self.multilabel:
             every = np.eye(len(self.classes), dtype=np.int64)
@@ -68,8 +97,7 @@ class Results(Oof):
         return (true * predicted).sum(0), true.sum(0), predicted.sum(0)
 
     def find_caches(self) -> list[Path]:
-        """The folders of features that the run, or the blend's members, were trained on; those that are still
-        there."""
+        """The caches that the run, or the blend's members, were trained on, as far as they still exist."""
         found: list[Path] = []
 
         def look(folder: Path, config: dict[str, Any], extra: dict[str, Any], depth: int) -> None:
@@ -87,8 +115,7 @@ class Results(Oof):
         return found
 
     def compute_digest(self) -> str:
-        """What tells whether a report is of these results; training's seconds, which differ each time,
-        aside."""
+        """A digest of these results, by which a report of them is recognised; without times."""
         history = [{k: v for k, v in row.items() if k != "seconds"} for row in self.history]
         data = [
             self.probabilities.tobytes().hex(),
@@ -100,21 +127,21 @@ class Results(Oof):
 
 
 def is_run_or_blend(folder: Path) -> bool:
-    """Is there a run, or a kept blend?"""
+    """Does the folder hold a run, or a saved blend?"""
     return (folder / CONFIG).is_file() or (folder / BLEND).is_file()
 
 
 def load_results(folder: Path) -> Results:
-    """Read a folder of runs/.
+    """Read a run or a saved blend.
 
     Raises:
-        UserError: there is neither run nor blend, it is damaged, or no fold is finished yet.
+        UserError: neither is there, it is damaged, or no fold is finished yet.
     """
     if (folder / CONFIG).is_file():
         run = Run.open(folder).validate()
         path, classes, multilabel = folder / "oof_last.csv", run.classes, run.multilabel
         config, metric = run.config, run.config["record"]["training"]["metric"]
-        extra, about = {}, "final epoch, out-of-fold"
+        extra, about = {}, "out-of-fold, last epoch"
         shown = ("scores", "test")
     elif (folder / BLEND).is_file():
         try:
@@ -123,24 +150,24 @@ def load_results(folder: Path) -> Results:
             raise UserError(f"{error}: {saved_blend.format_refit_hint(folder)}") from None
         path, classes = folder / saved_blend.OOF, None
         config, metric = {}, str(extra.get("metric", "f1_macro"))
-        multilabel, about = extra.get("multilabel"), "blend of runs, out-of-fold"
-        # Blends of earlier releases do not say whether a clip may have several labels.
+        multilabel, about = extra.get("multilabel"), "blend, out-of-fold"
+        # blends of earlier releases do not record whether they are multi-label
         only_multilabel = set(metrics.list_for_task(True)) - set(metrics.list_for_task(False))
         if multilabel is None and (extra.get("thresholds") is not None or metric in only_multilabel):
             multilabel = True
         shown = ("test",)
     else:
-        raise UserError(f"{folder} is no run (it has no {CONFIG}, and no {BLEND}): train.py makes runs")
+        raise UserError(describe_missing_run(folder))
     for name in shown:
         if (folder / f"{name}.json").is_file():
             extra[name] = read_json_object(folder / f"{name}.json")
     if not path.is_file():
-        raise UserError(f"{path} is missing: no fold is finished yet; run train.py again, it continues")
+        raise UserError(f"{path} is missing: no fold is finished yet: run train.py again to continue")
     oof = Oof.read(path, classes, multilabel)
     if not len(oof.ids) or not np.isfinite(oof.probabilities).all():
         raise UserError(
-            f"{path} is not what train.py or predict.py writes (no clips, or a probability that is no "
-            "number): run again what made it"
+            f"{path} is damaged (no clips, or a probability that is not a number): make it again with "
+            "train.py or predict.py"
         )
     return Results(
         **vars(oof),
@@ -153,8 +180,22 @@ def load_results(folder: Path) -> Results:
     )
 
 
+def describe_missing_run(folder: Path) -> str:
+    """The error for a folder that is no run: the runs beside it, and the name that was probably meant."""
+    if folder.is_dir() and not folder.parent.samefile(folder):
+        return f"{folder} is not a run: it has no {CONFIG} and no {BLEND}"
+    places = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    runs = sorted(path.name for path in places if is_run_or_blend(path))
+    near = difflib.get_close_matches(folder.name, runs, n=1)
+    if near:
+        return f"no run named {folder.name} (did you mean {near[0]}?)"
+    listed = f"runs: {', '.join(runs[:8])}{', ...' if len(runs) > 8 else ''}"
+    none = f"{folder.parent} has no runs: train one with train.py"
+    return f"no run named {folder.name}; {listed if runs else none}"
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON object, whether it has a checksum or not."""
+    """A JSON object without its checksum, if it has one."""
     from earshot.core.files import read_json
 
     found = read_json(path)

@@ -14,8 +14,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from earshot.core import checksums
+from earshot.core.deadline import build_continue_command
 from earshot.core.errors import UserError
-from earshot.core.files import read_json
+from earshot.core.files import append_text, read_json
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # seconds before TensorBoard's files are begun: the import would be a tenth of a small head's training
 PATIENCE = 20.0
+STARTED = "started "  # begins the line of a run's date and command
 EVENTS = "events.out.tfevents."  # what the names of its files begin with
 
 
@@ -63,6 +65,7 @@ def start_tracking(run: Run, wandb: bool) -> Tracker:
         run, [TensorBoard(run.folder / "tensorboard"), *([WeightsAndBiases(run)] if wandb else [])]
     )
     run.watching.append(tracker.log_epochs)
+    log_start(run.folder)
     return tracker
 
 
@@ -227,3 +230,10 @@ class WeightsAndBiases:
         self.open.finish()
         self.kept["done"] = True
         self._keep()
+
+
+def log_start(folder: Path) -> None:
+    """A line of training_log.txt, not of the screen: when training started, and by which command."""
+    is_script = Path(sys.argv[0]).name == "train.py"  # in a notebook and in tests it is another program's
+    command = f"  {build_continue_command()}" if is_script else ""
+    append_text(folder / "training_log.txt", f"{STARTED}{time.strftime('%Y-%m-%d %H:%M %Z')}{command}\n")
