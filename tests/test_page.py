@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import tone
+from conftest import read_csv, tone
 
 import predict
-from earshot.app import feature_maps, mistakes, plots, saliency
+from earshot.app import examples, feature_maps, mistakes, plots, saliency
 from earshot.app.upload_limits import UploadLimits
 from earshot.audio.load import BadAudio
+from earshot.competition import sample
 from earshot.core.errors import UserError
 from earshot.prediction import members
 
@@ -160,8 +161,8 @@ def test_heads_without_gradients_are_explained_by_occlusion() -> None:
 @pytest.mark.parametrize(
     "name, reason",
     [
-        ("bad.wav", "no audio file"),
-        ("list.m3u8", "no audio file"),
+        ("bad.wav", "not an audio file"),
+        ("list.m3u8", "not an audio file"),
         ("empty.wav", "empty"),
         ("hours.flac", "longer than 20 s"),
         ("tone.wav", None),
@@ -179,10 +180,10 @@ def test_limits(home: Path, name: str, reason: str | None) -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_mistakes_are_the_honest_ones(opened: dict, home: Path) -> None:
+def test_mistakes_are_out_of_fold(opened: dict, home: Path) -> None:
     with contextlib.chdir(home):
         found, line = mistakes.find_mistakes(members.open_members(("lin",), "runs")[0])
-        files = mistakes.find_files(members.open_members(("lin",), "runs")[0], found)
+        files = mistakes.find_files(members.open_members(("lin",), "runs")[0], [one.id for one in found])
     rows = [row.split(",") for row in (home / "runs" / "lin" / "oof_last.csv").read_text().splitlines()]
     classes = rows[0][3:]
     wrong = {row[0] for row in rows[1:] if classes[int(np.argmax([float(p) for p in row[3:]]))] != row[2]}
@@ -192,7 +193,31 @@ def test_mistakes_are_the_honest_ones(opened: dict, home: Path) -> None:
         and set(files) == wrong
         and line.startswith(f"{len(wrong)} of 30 clips")
     )
-    assert [one.sure for one in found] == sorted((one.sure for one in found), reverse=True)
+    assert [one.probability for one in found] == sorted((one.probability for one in found), reverse=True)
+
+
+def test_examples_are_the_competition_s_clips_or_generated(
+    opened: dict, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip of each class; where the audio is gone, too large or too long, clips of the sample."""
+    whole, limits = opened["cnn"].whole, UploadLimits(20, 10**6)
+    with contextlib.chdir(home):
+        found = examples.list_examples(whole, limits, tmp_path)
+        rows = read_csv(home / "runs" / "cnn" / "oof_last.csv")
+        labels = {row["id"]: row["label"] for row in rows}
+        assert [label for label, _ in found] == list(dict.fromkeys(labels.values()))
+        assert all(labels[path.name] == label for label, path in found) and not list(tmp_path.iterdir())
+        assert examples.list_examples(whole, UploadLimits(0.001, 10**6), tmp_path) == []
+    monkeypatch.setattr(examples, "find_files", lambda *ignored: {})
+    found = examples.list_examples(whole, limits, tmp_path)
+    assert [label for label, _ in found] == list(sample.SOUNDS)[: examples.MOST]
+    assert all(soundfile.info(path).duration > 1 for _, path in found)
+
+
+def test_a_mistake_concerns_its_true_and_predicted_classes() -> None:
+    one = mistakes.Mistake("a.wav", 0, "dog, rain", "cat", 0.876, np.zeros(4))
+    assert [name for name in ("cat", "cow", "dog", "rain") if one.concerns(name)] == ["cat", "dog", "rain"]
+    assert str(one) == "a.wav: cat 88%, true label dog, rain"
 
 
 def test_the_microphone_is_the_page_s() -> None:

@@ -1,4 +1,4 @@
-"""The page below a path prefix: behind proxies that take it off or leave it, and what they may say."""
+"""The page below a path prefix: behind proxies that take it off or keep it, and their headers."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ def uploaded(address: str, clip: Path) -> str:
     status, text, _ = ask(f"{root}/gradio_api/upload", body, content_type=kind)
     assert status == 200, text
     audio = next(one["id"] for one in config["components"] if one["type"] == "audio")
-    hear = next(one for one in config["dependencies"] if [audio, "change"] in map(list, one["targets"]))
+    predict = next(one for one in config["dependencies"] if [audio, "change"] in map(list, one["targets"]))
     sent = {
         "data": [{"path": json.loads(text)[0], "meta": {"_type": "gradio.FileData"}}],
-        "fn_index": hear["id"],
+        "fn_index": predict["id"],
         "session_hash": "s",
     }
     status, text, _ = ask(
@@ -175,13 +175,18 @@ def test_in_a_browser_below_a_prefix(home: Path, chromium: object) -> None:
         view.goto(f"{at}/")
         view.wait_for_selector("#clip input[type=file]", state="attached")
         view.set_input_files("#clip input[type=file]", str(home / "tone.wav"))
-        view.wait_for_selector("#classes .first:text-is('tone2')")
+        view.wait_for_selector("#classes h2:text-is('tone2')")
         view.wait_for_selector("#picture img")
-        view.get_by_role("tab", name="Report").click()
-        assert "what was reached" in view.frame_locator("iframe.report").locator("h1").inner_text()
-        view.get_by_role("tab", name="Mistakes").click()
-        view.click("#next")
-        view.wait_for_selector("#about img")
+        view.get_by_role("tab", name="API").click()
+        view.wait_for_selector(f"#commands :text('{at}/api/predict')")
+        with view.context.expect_page() as opened:
+            view.click("#report")
+        assert "what was reached" in opened.value.locator("h1").inner_text()
+        opened.value.close()
+        view.get_by_role("tab", name="Predict").click()
+        view.click("#clip button[aria-label=Clear]")
+        view.click("#examples button:has-text('tone1')")
+        view.wait_for_selector(".seen")
         assert not wrong
         view.close()
 

@@ -84,7 +84,12 @@ def build(session: Session, host: str, report: Path | None, address: Address | N
     """
     # a broken form gets a reply, it is no news for the terminal
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    app = FastAPI(title="Earshot", description="Send audio, get class probabilities as JSON.", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Earshot",
+        description="Send audio, get class probabilities as JSON.",
+        docs_url=None,
+        redoc_url=None,
+    )
 
     @app.post("/api/predict", summary="Classify an audio file", openapi_extra={"requestBody": BODY})
     async def predict(request: Request, top: int = 3) -> JSONResponse:

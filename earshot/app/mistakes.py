@@ -72,8 +72,8 @@ def find_mistakes(whole: Member) -> tuple[list[Mistake], str]:
     kept = f", the worst {MOST} are listed" if count > MOST else ""
     return (
         found,
-        f"{count} of {len(p)} clips misclassified, worst first{kept}. These are out-of-fold predictions: each "
-        "clip is scored by a model that never saw it.",
+        f"{count} of {len(p)} clips misclassified, worst first{kept}. These are out-of-fold predictions: "
+        "each clip is scored by a model that never saw it.",
     )
 
 

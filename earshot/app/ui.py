@@ -17,6 +17,7 @@ from earshot.audio.load import BadAudio
 from earshot.core import fonts
 from earshot.core.errors import TemporaryError, UserError
 from earshot.prediction.events import list_events
+from earshot.prediction.predictor import Prediction
 
 TOP = 5  # classes shown
 MOST_EVENTS = 50
@@ -38,7 +39,7 @@ details summary{cursor:pointer;padding:.2rem 0}
 """
 # The browser's own check of a file's type answers with a list of MIME types: a sentence in its place.
 JS = """() => new MutationObserver(() => {
-  for (const toast of document.querySelectorAll(".toast-text")) {
+  for (const toast of document.querySelectorAll("[data-testid='toast-text']")) {
     const name = /^Invalid file types?: (.*)\\. Only .* allowed\\.?$/s.exec(toast.textContent.trim())
     if (name) toast.textContent = `Can't read this file: ${name[1]} is not an audio file`
   }
@@ -64,7 +65,7 @@ def build(session: Session, report: bool, scratch: Path) -> gr.Blocks:
     with gr.Blocks(
         title=f"Earshot: {session.name}", analytics_enabled=False, delete_cache=(600, 3600)
     ) as page:
-        with gr.Row(equal_height=True):
+        with gr.Row():
             gr.HTML(
                 f"<h1>Earshot</h1><p class='quiet'>{escape(str(predictor.whole))}, "
                 f"{len(predictor.classes)} classes</p>"
@@ -111,6 +112,16 @@ def _build_shares(session: Session, row: np.ndarray) -> dict[str, float]:
     return {one["class"]: one["probability"] for one in session.find_likeliest(row, TOP)}
 
 
+def _build_events(session: Session, prediction: Prediction) -> list[list[str]]:
+    """The events of a long recording in the order of time, as rows of a table."""
+    windows, start, length = prediction.windows, prediction.start, prediction.length
+    found = list_events(windows, start, length, session.predictor.classes, most=MOST_EVENTS)
+    return [
+        [one.label, f"{one.start:.1f} s", f"{one.end:.1f} s", f"{one.probability:.0%}"]
+        for one in sorted(found, key=lambda one: one.start)
+    ]
+
+
 def _render_warning(session: Session, path: str) -> str:
     """A warning where the upload is a training clip, with the prediction of the models trained without it."""
     seen = session.seen.find(path)
@@ -149,7 +160,7 @@ def _build_predict_tab(session: Session, scratch: Path) -> None:
             status = gr.HTML(hint, elem_id="status")
             classes = gr.Label(label="Prediction", visible=False, elem_id="classes")
             events = gr.Dataframe(
-                headers=["event", "from", "to", "up to"],
+                headers=["class", "from", "to", "peak"],
                 datatype="str",
                 interactive=False,
                 buttons=[],
@@ -193,16 +204,7 @@ def _build_predict_tab(session: Session, scratch: Path) -> None:
         count = len(prediction.start)
         best = int(prediction.probabilities.argmax())
         lead = int(prediction.windows[:, best].argmax())
-        rows = [
-            [one.label, f"{one.start:.1f} s", f"{one.end:.1f} s", f"{one.probability:.0%}"]
-            for one in list_events(
-                prediction.windows,
-                prediction.start,
-                prediction.length,
-                predictor.classes,
-                most=MOST_EVENTS,
-            )
-        ]
+        rows = _build_events(session, prediction)
         length = f"{prediction.seconds:.1f} s" + (f", {count} windows" if count > 1 else "")
         if count > 1 and not rows:
             length += "; no class reaches 50% in any of them"
@@ -251,7 +253,9 @@ def _build_predict_tab(session: Session, scratch: Path) -> None:
             decoded.wave, start - decoded.offset, decoded.features.length[number], rate
         )
         short = plots.style.shorten_names(predictor.classes)[index]
-        png = plots.draw_saliency(found, piece, rate, start, f"evidence for {short} (blue), against it (orange)")
+        png = plots.draw_saliency(
+            found, piece, rate, start, f"evidence for {short} (blue), against it (orange)"
+        )
         return (
             _render_picture(png, f"evidence for {wanted}", predictor.classes)
             + f"<p class='quiet'>{escape(found.how)}</p>"
@@ -354,7 +358,9 @@ def _build_api_tab(tab: gr.Tab) -> None:
         "<p>Send audio, get class probabilities as JSON. The reply and its fields: "
         '<a href="docs" target="_blank">API reference</a>.</p>'
     )
-    commands = gr.Code(language="shell", label="In a terminal", interactive=False, lines=2, elem_id="commands")
+    commands = gr.Code(
+        language="shell", label="In a terminal", interactive=False, lines=2, elem_id="commands"
+    )
 
     def show(request: gr.Request) -> str:
         return "\n".join(api.list_commands(str(request.request.base_url).rstrip("/")))

@@ -47,16 +47,18 @@ def pack_code() -> str:
 
 
 def fill_in_code(path: Path) -> str:
-    """The notebook's text with the code in its line `CODE = ""`; as it is where it has no such line.
+    """A notebook's JSON with the code in its line `CODE = ""`, without saved outputs.
 
     Raises:
-        UserError: no notebook, or one that becomes larger than Kaggle takes.
+        UserError: not a notebook, or too large for Kaggle with the code in it.
     """
     notebook = read_json(path)
     if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
         raise UserError(f"{path} is no notebook: it has no cells")
     for cell in notebook["cells"]:
         lines = "".join(cell["source"]).split("\n")
+        if cell["cell_type"] == "code":  # Kaggle makes outputs of its own, and their size counts
+            cell["outputs"], cell["execution_count"] = [], None
         if cell["cell_type"] == "code" and EMPTY in lines:
             lines[lines.index(EMPTY)] = f'CODE = "{pack_code()}"'
             cell["source"] = "\n".join(lines)
