@@ -1,4 +1,4 @@
-"""The web page: drop or record a clip, see its classes and the evidence; /api/predict for programs."""
+"""The page: drop a clip or record one, see its classes and why; /api/predict for programs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from earshot.app.address import Address, parse_address
 from earshot.app.flags import PageFlags
@@ -15,12 +16,18 @@ from earshot.core.errors import UserError
 from earshot.prediction import members
 
 ABOUT = (
-    "Serve a web page and an API that classify clips, on this machine only; Ctrl-C ends it.\n"
+    "Serve a page that classifies audio, on this machine only; Ctrl-C stops it.\n"
     "\n"
-    "  python app.py --run A                 a run or a kept blend at http://127.0.0.1:7860, the API's "
-    "reference at /docs\n"
-    "  python app.py --run A --host 0.0.0.0  open to everyone who can reach this machine: no password"
+    "  python app.py --run A                 a run or a kept blend at http://127.0.0.1:7860, its API "
+    "described at /docs\n"
+    "  python app.py --run A --host 0.0.0.0  the same for everyone who can reach this machine: there is no "
+    "password"
 )
+
+
+def list_groups() -> dict[str, Any]:
+    """Title -> defaults of the flags."""
+    return {"page": PageFlags()}
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
