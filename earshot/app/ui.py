@@ -24,6 +24,7 @@ MOST_EVENTS = 50
 CSS = """
 .gradio-container{width:100%!important;max-width:72rem!important;margin:0 auto!important}
 .gradio-container main{width:100%}
+header{display:flex;justify-content:space-between;align-items:baseline}
 .picture img{width:100%;max-width:860px;height:auto;display:block;margin:0 auto}
 .picture img{background:#fff;border-radius:6px}
 .refused{border-left:4px solid #D55E00;padding:.4rem .8rem;margin:0;overflow-wrap:anywhere}
@@ -65,21 +66,11 @@ def build(session: Session, report: bool, scratch: Path) -> gr.Blocks:
     with gr.Blocks(
         title=f"Earshot: {session.name}", analytics_enabled=False, delete_cache=(600, 3600)
     ) as page:
-        with gr.Row():
-            gr.HTML(
-                f"<h1>Earshot</h1><p class='quiet'>{escape(str(predictor.whole))}, "
-                f"{len(predictor.classes)} classes</p>"
-            )
-            if report:
-                gr.Button(
-                    "Report ↗",
-                    link="report",
-                    link_target="_blank",
-                    size="sm",
-                    scale=0,
-                    min_width=110,
-                    elem_id="report",
-                )
+        link = '<a id="report" href="report" target="_blank">Report ↗</a>' if report else ""
+        gr.HTML(
+            f"<header><h1>Earshot</h1>{link}</header><p class='quiet'>{escape(str(predictor.whole))}, "
+            f"{len(predictor.classes)} classes</p>"
+        )
         with gr.Tab("Predict"):
             _build_predict_tab(session, scratch)
         with gr.Tab("Mistakes") as tab:
