@@ -206,7 +206,12 @@ def test_examples_are_the_competition_s_clips_or_generated(
         rows = read_csv(home / "runs" / "cnn" / "oof_last.csv")
         labels = {row["id"]: row["label"] for row in rows}
         assert [label for label, _ in found] == list(dict.fromkeys(labels.values()))
-        assert all(labels[path.name] == label for label, path in found) and not list(tmp_path.iterdir())
+        assert all(labels[path.name] == label for label, path in found) and len(found) == len(
+            list(tmp_path.iterdir())
+        )
+        assert all(path.is_relative_to(tmp_path) for _, path in found), (
+            "the page serves files from there only"
+        )
         assert examples.list_examples(whole, UploadLimits(0.001, 10**6), tmp_path) == []
     monkeypatch.setattr(examples, "find_files", lambda *ignored: {})
     found = examples.list_examples(whole, limits, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import soundfile
@@ -22,16 +23,16 @@ def list_examples(whole: Member, limits: UploadLimits, scratch: Path) -> list[tu
     """(label, audio file) of clips of different classes; nothing is downloaded.
 
     Args:
-        scratch: a folder for generated clips.
+        scratch: the folder of the files, from which the page may serve them.
     Returns:
-        clips of the competition that the run was trained on, where their files still exist; else clips of the
-        built-in sample, written to `scratch`.
+        copies of clips of the competition that the run was trained on, where their files still exist; else
+        clips of the built-in sample.
     """
     limits = UploadLimits(limits.seconds, min(limits.size, LARGEST))
-    return (_pick_clips(whole, limits) or _generate_clips(limits, scratch))[:MOST]
+    return _pick_clips(whole, limits, scratch) or _generate_clips(limits, scratch)
 
 
-def _pick_clips(whole: Member, limits: UploadLimits) -> list[tuple[str, Path]]:
+def _pick_clips(whole: Member, limits: UploadLimits, scratch: Path) -> list[tuple[str, Path]]:
     try:
         oof = whole.read_oof()
     except UserError:
@@ -45,7 +46,9 @@ def _pick_clips(whole: Member, limits: UploadLimits) -> list[tuple[str, Path]]:
     found = []
     for label, id in labels.items():
         if id in files and len(found) < MOST and _is_accepted(files[id], limits):
-            found.append((label, files[id]))
+            folder = scratch / f"example_{len(found)}"  # the file keeps its name, which an older run goes by
+            folder.mkdir()
+            found.append((label, Path(shutil.copyfile(files[id], folder / files[id].name))))
     return found
 
 

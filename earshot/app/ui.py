@@ -156,27 +156,29 @@ def _build_predict_tab(session: Session, scratch: Path) -> None:
                 interactive=False,
                 buttons=[],
                 wrap=True,
+                column_widths=["37%", "21%", "21%", "21%"],
                 visible=False,
                 elem_id="events",
             )
         with gr.Column(scale=3, min_width=280):
             picture = gr.HTML(elem_id="picture")
             found = examples.list_examples(predictor.whole, session.limits, scratch)
-            tries = gr.Examples(
-                [[str(path)] for _, path in found],
-                clip,
-                example_labels=[label for label, _ in found],
+            # not gr.Examples: its addresses of files lack the prefix behind a proxy
+            tries = gr.Dataset(
+                components=[gr.Textbox(visible=False)],
+                samples=[[label] for label, _ in found],
+                sample_labels=[label for label, _ in found],
+                type="index",
                 label="Examples",
                 elem_id="examples",
-                api_visibility="private",
-            ).dataset
+            )
     with gr.Group(visible=False) as why:
         with gr.Row():
             target = gr.Dropdown(predictor.classes, label="Evidence for", min_width=160)
             run = gr.Dropdown(list(runs), value=first, label="Run", visible=len(runs) > 1, min_width=160)
             model = gr.Dropdown(models[first], value=models[first][0], label="Feature maps of", min_width=160)
             window = gr.Slider(1, 2, 1, step=1, label="Window", visible=False, min_width=160)
-        with gr.Row():
+        with gr.Row(equal_height=True):
             evidence = gr.Button("Why this prediction?", elem_id="evidence")
             layers = gr.Button("Feature maps", elem_id="layers")
     shown = gr.HTML(elem_id="shown")
@@ -263,6 +265,7 @@ def _build_predict_tab(session: Session, scratch: Path) -> None:
             return _render_error(error)
 
     outputs = [status, classes, events, picture, tries, shown, why, target, window]
+    tries.click(lambda index: str(found[index][1]), tries, clip, **HIDDEN)
     clip.change(predict, clip, outputs, **HIDDEN)
     run.change(lambda name: gr.update(choices=models[name], value=models[name][0]), run, model, **HIDDEN)
     evidence.click(explain, [clip, run, window, target], shown, **HIDDEN)
@@ -346,11 +349,11 @@ def _build_mistakes_tab(session: Session, tab: gr.Tab) -> None:
 def _build_api_tab(tab: gr.Tab) -> None:
     """The tab with the API's commands."""
     gr.HTML(
-        "<p>Send audio, get class probabilities as JSON. The reply and its fields: "
-        '<a href="docs" target="_blank">API reference</a>.</p>'
+        "<p>Send audio, get class probabilities as JSON</p>"
+        '<p><a href="docs" target="_blank">API reference: the reply and its fields ↗</a></p>'
     )
     commands = gr.Code(
-        language="shell", label="In a terminal", interactive=False, lines=2, elem_id="commands"
+        language="shell", label="In a terminal", interactive=False, wrap_lines=True, elem_id="commands"
     )
 
     def show(request: gr.Request) -> str:
