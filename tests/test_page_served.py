@@ -49,7 +49,7 @@ def server(home: Path) -> Iterator[str]:
     assert not list(home.glob("earshot-*")), "uploads are deleted when the page closes"
 
 
-def ask(
+def send(
     url: str, body: bytes | Iterator[bytes] | None = None, **headers: str
 ) -> tuple[int, str, dict[str, str]]:
     """Status, text and headers of a reply; POST where there is a body."""
@@ -69,9 +69,9 @@ def form(name: str, content: bytes) -> tuple[bytes, str]:
 
 def test_the_api_replies_with_classes(server: str, home: Path, opened: dict) -> None:
     wave = (home / "long.wav").read_bytes()
-    raw = json.loads(ask(f"{server}/api/predict?top=1", wave, content_type="audio/wav")[1])
+    raw = json.loads(send(f"{server}/api/predict?top=1", wave, content_type="audio/wav")[1])
     body, kind = form("audio", wave)
-    status, text, _ = ask(f"{server}/api/predict?top=1", body, content_type=kind)
+    status, text, _ = send(f"{server}/api/predict?top=1", body, content_type=kind)
     sent = json.loads(text)
     assert status == 200 and raw.pop("milliseconds") > 0 < sent.pop("milliseconds") and raw == sent
     found = opened["cnn"].predict_file(home / "long.wav").probabilities
@@ -99,36 +99,36 @@ def test_the_api_refuses_in_a_line(server: str, home: Path) -> None:
         (b"--x", "multipart/form-data", 422, "invalid form"),
     ]
     for body, kind, status, reason in cases:
-        found = ask(url, body, content_type=kind)
+        found = send(url, body, content_type=kind)
         assert found[0] == status and list(json.loads(found[1])) == ["error"] and reason in found[1], found
     # A body without a length is counted as it comes.
     assert (
-        ask(url, iter([large[:1000]] * 400), content_type="audio/wav", transfer_encoding="chunked")[0] == 413
+        send(url, iter([large[:1000]] * 400), content_type="audio/wav", transfer_encoding="chunked")[0] == 413
     )
-    assert ask(f"{url}?top=0", (home / "tone.wav").read_bytes(), content_type="audio/wav")[0] == 422
+    assert send(f"{url}?top=0", (home / "tone.wav").read_bytes(), content_type="audio/wav")[0] == 422
     assert not [p for p in home.glob("earshot-*") if p.is_file()], "refused uploads are not kept"
 
 
 def test_nothing_is_fetched_from_elsewhere_and_no_other_file_is_served(server: str) -> None:
     for path in ("/", "/docs", "/openapi.json"):
-        status, text, headers = ask(server + path)
+        status, text, headers = send(server + path)
         assert status == 200 and headers["content-security-policy"].startswith("default-src 'self'")
-    text = ask(f"{server}/docs")[1]
+    text = send(f"{server}/docs")[1]
     assert (
         "/api/predict" in text
         and set(re.findall(r"https?://[^/\s\"]+", text)) == {server}
         and "<script" not in text
     )
-    assert "/api/predict" in json.loads(ask(f"{server}/openapi.json")[1])["paths"]
-    status, text, _ = ask(f"{server}/docs", host="evil.example")
+    assert "/api/predict" in json.loads(send(f"{server}/openapi.json")[1])["paths"]
+    status, text, _ = send(f"{server}/docs", host="evil.example")
     assert status == 400 and "--host" in text and "--root-path" in text, "a foreign host name is refused"
-    assert ask(f"{server}/report")[2]["content-security-policy"].startswith("sandbox")
+    assert send(f"{server}/report")[2]["content-security-policy"].startswith("sandbox")
     for path in (
         "/gradio_api/file=/etc/passwd",
         "/gradio_api/file=runs/cnn/config.yaml",
         "/static/../../etc/passwd",
     ):
-        assert ask(server + path)[0] in (403, 404)
+        assert send(server + path)[0] in (403, 404)
 
 
 def test_errors_at_the_start_are_one_line(server: str, home: Path) -> None:
@@ -147,9 +147,9 @@ def test_in_a_browser(server: str, home: Path, chromium: object, width: int) -> 
     """Examples, a clip with its class, events, evidence and feature maps, bad files, the report, the API."""
     page = chromium.new_page(viewport={"width": width, "height": 850})
     page.set_default_timeout(30_000)
-    asked, broken = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: broken.append(str(error)))
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(server)
 
     def upload(name: str) -> None:
@@ -213,8 +213,8 @@ def test_in_a_browser(server: str, home: Path, chromium: object, width: int) -> 
     assert page.locator("a[href=docs]").is_visible()
     page.wait_for_selector(f"#commands :text('{server}/api/predict')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    elsewhere = {url for url in asked if not url.startswith((server, "data:", "blob:"))}
-    assert not elsewhere and not broken
+    elsewhere = {url for url in requests if not url.startswith((server, "data:", "blob:"))}
+    assert not elsewhere and not errors
     page.close()
 
 

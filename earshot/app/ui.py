@@ -353,7 +353,12 @@ def _build_api_tab(tab: gr.Tab) -> None:
         '<p><a href="docs" target="_blank">API reference: the reply and its fields ↗</a></p>'
     )
     commands = gr.Code(
-        language="shell", label="In a terminal", interactive=False, wrap_lines=True, elem_id="commands"
+        language="shell",
+        label="In a terminal",
+        interactive=False,
+        lines=2,
+        wrap_lines=True,
+        elem_id="commands",
     )
 
     def show(request: gr.Request) -> str:
