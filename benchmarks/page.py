@@ -2,8 +2,8 @@
 
     python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt [--clips 40] [--no-results]
 
-The runs are trained for one epoch: their quality makes no difference to the time. Clips are sent one after the
-other to /api/predict. The page itself draws its pictures after the classes are shown.
+The runs are trained for one epoch: their quality makes no difference to the time. Clips are sent one after
+the other to /api/predict. The page itself draws its pictures after the classes are shown.
 """
 
 from __future__ import annotations
