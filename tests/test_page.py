@@ -122,8 +122,8 @@ def test_diverging_colours_are_white_at_zero() -> None:
 
 
 def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) -> None:
-    """Integrated gradients sum to the gain in log probability over silence; both methods point at the half with
-    sound."""
+    """Integrated gradients sum to the gain in log probability over silence; both methods point at the half
+    with sound."""
     cnn = opened["cnn"]
     run = cnn.runs[0]
     half = tone(2, 5)
@@ -151,14 +151,11 @@ def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) 
 
 
 def test_heads_without_gradients_are_explained_by_occlusion() -> None:
-    class WithoutGradients(torch.nn.Module):
+    class NoGradients(torch.nn.Module):
         def forward(self, x: torch.Tensor, mask: None) -> torch.Tensor:
             return torch.from_numpy(x.detach().numpy().sum((1, 2)))
 
-    assert (
-        saliency.compute_gradients([WithoutGradients()], torch.randn(1, 1, 3, 4), None, 1, False, True)
-        is None
-    )
+    assert saliency.compute_gradients([NoGradients()], torch.randn(1, 1, 3, 4), None, 1, False, True) is None
 
 
 @pytest.mark.parametrize(
