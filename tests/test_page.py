@@ -39,7 +39,7 @@ def test_the_predictor_agrees_with_predict_py(
                 "best",
                 opened["cnn"]
                 .predict_file(home / "tone.wav")
-                .heard[opened["cnn"].get_pipeline(run).key]
+                .inputs[opened["cnn"].get_pipeline(run).key]
                 .features,
                 True,
             )[0],
@@ -130,7 +130,7 @@ def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) 
     half[8000:] = 0
     soundfile.write(home / "half.wav", half, 16000)
     prediction = cnn.predict_file(home / "half.wav")
-    features = prediction.heard[cnn.get_pipeline(run).key].features
+    features = prediction.inputs[cnn.get_pipeline(run).key].features
     x, mask = cnn.build_rows(run, features, False).load_batch(np.array([0]))
     heads = [head for _, head in cnn.load_heads(run, "best")]
     found = saliency.compute_gradients(heads, x, mask, 2, False, True)

@@ -42,7 +42,7 @@ def compute_maps(
     A head with a single linear layer and a scikit-learn head have none.
     """
     pipeline = predictor.get_pipeline(run)
-    decoded = prediction.heard[pipeline.key]
+    decoded = prediction.inputs[pipeline.key]
     window = min(window, len(decoded.features.start) - 1)
     head = dict(predictor.load_heads(run, predictor.get_checkpoint_kind(run)))[model]
     rows = predictor.build_rows(run, decoded.features, pooled=False)

@@ -48,7 +48,7 @@ def explain(predictor: Predictor, run: Run, prediction: Prediction, window: int,
         window, target: indices of the window and of the class.
     """
     pipeline = predictor.get_pipeline(run)
-    decoded = prediction.heard[pipeline.key]
+    decoded = prediction.inputs[pipeline.key]
     window = min(window, len(decoded.features.start) - 1)
     rate = pipeline.extractor.rate
     low, high = pipeline.extractor.band

@@ -215,7 +215,7 @@ def _build_predict_tab(session: Session, scratch: Path) -> None:
             ),
         }
         pipeline = predictor.get_pipeline(predictor.runs[0])
-        decoded = prediction.heard[pipeline.key]
+        decoded = prediction.inputs[pipeline.key]
         png = plots.draw_clip(
             decoded.wave,
             pipeline.extractor.rate,
@@ -235,7 +235,7 @@ def _build_predict_tab(session: Session, scratch: Path) -> None:
         try:
             prediction, number = session.predict(path), int(number) - 1
             pipeline = predictor.get_pipeline(runs[name])
-            decoded = prediction.heard[pipeline.key]
+            decoded = prediction.inputs[pipeline.key]
             number = min(number, len(decoded.features.start) - 1)
             index = predictor.classes.index(wanted)
             found = saliency.explain(predictor, runs[name], prediction, number, index)

@@ -1,4 +1,4 @@
-"""Runs and blends that are loaded once and then predict clip after clip, for the page."""
+"""Runs and blends that are loaded once to predict clip after clip, for the page."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from earshot.training.run import Run
 
 @dataclass(frozen=True)
 class FeaturePipeline:
-    """What turns files into features, shared by the runs that were trained on the same.
+    """Turns files into features; shared by the runs that were trained on the same features.
 
     Args:
-        key: tells it from others. extractor, audio: as `new_audio.build_extractor` gives them.
+        key: its identity. extractor, audio: from `new_audio.build_extractor`.
     """
 
     key: str
@@ -36,7 +36,7 @@ class FeaturePipeline:
 
 @dataclass(frozen=True)
 class ClipInput:
-    """A clip as one extractor hears it: its samples at the extractor's rate, the seconds trimmed from its
+    """A clip as one extractor's input: its samples at the extractor's rate, the seconds trimmed from its
     start, its windows."""
 
     wave: np.ndarray
@@ -46,12 +46,12 @@ class ClipInput:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said about a clip.
+    """The prediction for a clip.
 
     Args:
         probabilities: (classes,). windows: (windows, classes), those of the first run.
         start, length: (windows,) seconds. seconds: the clip's length, without what was trimmed.
-        heard: by `FeaturePipeline.key`.
+        inputs: by `FeaturePipeline.key`.
     """
 
     probabilities: np.ndarray
@@ -59,24 +59,24 @@ class Prediction:
     start: np.ndarray
     length: np.ndarray
     seconds: float
-    heard: dict[str, ClipInput]
+    inputs: dict[str, ClipInput]
 
 
 class Predictor:
-    """A run or a blend with its extractors and heads in memory; one clip at a time, whoever asks.
+    """A run or a blend with its extractors and heads in memory; predicts one clip at a time, from any thread.
 
     Args:
-        whole: what answers.
-        device: where. weights: the extractor's, where they moved.
+        whole: the run or blend.
+        device: where to run. weights: the extractor's, where they moved.
     Raises:
-        UserError: a run is not finished, or damaged; weights are missing or are others.
+        UserError: a run is not finished, or damaged; weights are missing or different.
     """
 
     def __init__(self, whole: Member, device: Device, weights: str | None = None):
         self.whole, self.device = whole, device
         self.runs, self.classes = whole.list_runs(), whole.classes
         self._from = Path.cwd()
-        self._ears: dict[Path, FeaturePipeline] = {}  # by run
+        self._pipelines: dict[Path, FeaturePipeline] = {}  # by run folder
         self._heads: dict[tuple[Path, str], list[tuple[str, Any]]] = {}
         self.lock = threading.RLock()
         by_key: dict[str, FeaturePipeline] = {}
@@ -84,22 +84,22 @@ class Predictor:
             key = hash_value(run.config["record"]["features"])[:16]
             if key not in by_key:
                 by_key[key] = FeaturePipeline(key, *new_audio.build_extractor(run, weights, device))
-            self._ears[self._resolve_run(run)] = by_key[key]
-        # Loads the heads and wakes the kernels: the first clip is then as quick as the second.
+            self._pipelines[self._resolve_run(run)] = by_key[key]
+        # Warm up heads and kernels, so that the first clip is as quick as the second.
         noise = np.random.default_rng(0).standard_normal
         warm_up = {}
-        for key, ears in by_key.items():
-            wave = 0.1 * noise(ears.extractor.samples, dtype=np.float32)
-            warm_up[key] = self._listen(ears, wave, 0.0)
-        self.answer(warm_up)
+        for key, pipeline in by_key.items():
+            wave = 0.1 * noise(pipeline.extractor.samples, dtype=np.float32)
+            warm_up[key] = self._extract(pipeline, wave, 0.0)
+        self.predict_inputs(warm_up)
 
     def _resolve_run(self, run: Run) -> Path:
         # A blend may hold a run under another path.
         return (self._from / run.folder).resolve()
 
     def get_pipeline(self, run: Run) -> FeaturePipeline:
-        """What a run hears with."""
-        return self._ears[self._resolve_run(run)]
+        """The feature pipeline of a run."""
+        return self._pipelines[self._resolve_run(run)]
 
     def load_heads(self, run: Run, kind: str) -> list[tuple[str, Any]]:
         """(name, head) of all models of a run, each by its "best" or "last" checkpoint."""
@@ -111,50 +111,49 @@ class Predictor:
         return self._heads[key]
 
     def get_checkpoint_kind(self, run: Run) -> str:
-        """The checkpoint by which a run has answered: "best" or "last"."""
+        """The checkpoint that a run predicts by: "best" or "last"."""
         return next(kind for folder, kind in self._heads if folder == self._resolve_run(run))
 
     def predict_file(self, path: Path | str) -> Prediction:
-        """What a file is; BadAudio, with the reason in a line, where it cannot be heard."""
+        """Predict a file; BadAudio, with the reason in a line, where it can't be read."""
         with self.lock:
-            heard = {}
-            for ears in self._ears.values():
-                if ears.key in heard:
+            inputs = {}
+            for pipeline in self._pipelines.values():
+                if pipeline.key in inputs:
                     continue
-                decoded = decode(str(path), ears.extractor.rate, ears.audio)
+                decoded = decode(str(path), pipeline.extractor.rate, pipeline.audio)
                 if isinstance(decoded, str):
                     raise BadAudio(decoded)
-                heard[ears.key] = self._listen(ears, decoded.wave, decoded.offset)
-            return self.answer(heard)
+                inputs[pipeline.key] = self._extract(pipeline, decoded.wave, decoded.offset)
+            return self.predict_inputs(inputs)
 
-    def _listen(self, ears: FeaturePipeline, wave: np.ndarray, offset: float) -> ClipInput:
-        return ClipInput(wave, offset, ears.extractor.extract([wave], [offset], 16)[0])
+    def _extract(self, pipeline: FeaturePipeline, wave: np.ndarray, offset: float) -> ClipInput:
+        return ClipInput(wave, offset, pipeline.extractor.extract([wave], [offset], 16)[0])
 
-    def answer(self, heard: dict[str, ClipInput]) -> Prediction:
-        """What a clip is, and each of its windows, from what the extractors made of it (by
-        `FeaturePipeline.key`)."""
-        ears = self.get_pipeline(self.runs[0])
-        first = heard[ears.key]
+    def predict_inputs(self, inputs: dict[str, ClipInput]) -> Prediction:
+        """Predict a clip and each of its windows from its inputs, by `FeaturePipeline.key`."""
+        pipeline = self.get_pipeline(self.runs[0])
+        first = inputs[pipeline.key]
         windows = first.features
         middle = windows.start + windows.length / 2
 
         def predict_clip(run: Run, kind: str) -> np.ndarray:
-            return self.predict(run, kind, heard[self.get_pipeline(run).key].features, pooled=True)
+            return self.predict(run, kind, inputs[self.get_pipeline(run).key].features, pooled=True)
 
         def predict_windows(run: Run, kind: str) -> np.ndarray:
-            features = heard[self.get_pipeline(run).key].features
-            # Other features may have other windows: the one that lies nearest speaks for each
-            # of the first run's.
+            features = inputs[self.get_pipeline(run).key].features
+            # Other features may have other windows: the nearest one is used for each window of
+            # the first run.
             nearest = np.abs(features.start + features.length / 2 - middle[:, None]).argmin(1)
             return self.predict(run, kind, features, pooled=False)[nearest]
 
         clip = self.whole.predict(predict_clip)[0]
         each = self.whole.predict(predict_windows) if len(middle) > 1 else clip[None]
-        seconds = len(first.wave) / ears.extractor.rate
-        return Prediction(clip, each, windows.start, windows.length, seconds, heard)
+        seconds = len(first.wave) / pipeline.extractor.rate
+        return Prediction(clip, each, windows.start, windows.length, seconds, inputs)
 
     def build_rows(self, run: Run, features: ClipFeatures, pooled: bool) -> WindowDataset:
-        """Windows ready for the run's heads: of one clip, or each as a clip of its own."""
+        """Windows as input for the run's heads: of one clip, or each as a separate clip."""
         count, extractor = len(features.start), self.get_pipeline(run).extractor
         ids = ["clip"] if pooled else [str(index) for index in range(count)]
         clip = [0] * count if pooled else list(range(count))
