@@ -64,8 +64,8 @@ def fill_in_code(path: Path) -> str:
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     if len(text.encode("utf-8")) > LARGEST:
         raise UserError(
-            f"{path} with the code in it is larger than Kaggle's limit of {LARGEST >> 20} MB: attach the code "
-            "as a data set"
+            f"{path} with the code in it is larger than Kaggle's limit of {LARGEST >> 20} MB: attach the "
+            "code as a data set"
         )
     return text
 
