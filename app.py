@@ -54,13 +54,15 @@ def main(argv: list[str]) -> None:
     whole = members.open_members((flags.run,) if flags.run else (), flags.runs_folder)[0]
     print(f"opening {whole}", flush=True)  # importing torch and gradio takes seconds
     bound = bind_socket(flags.host, flags.port)
-    with tempfile.TemporaryDirectory(prefix="earshot-page-") as uploads:
+    with tempfile.TemporaryDirectory(prefix="earshot-page-") as scratch:
         # Gradio reads these when it is imported: nothing is sent or fetched, and uploads are deleted when
         # the page closes.
         os.environ.update(
-            GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=uploads, HF_HUB_DISABLE_TELEMETRY="1"
+            GRADIO_ANALYTICS_ENABLED="False",
+            GRADIO_TEMP_DIR=os.path.join(scratch, "uploads"),
+            HF_HUB_DISABLE_TELEMETRY="1",
         )
-        serve(whole, flags, bound, address, Path(uploads))
+        serve(whole, flags, bound, address, Path(scratch))
 
 
 def serve(

@@ -23,7 +23,8 @@ def list_examples(whole: Member, limits: UploadLimits, scratch: Path) -> list[tu
     """(label, audio file) of clips of different classes; nothing is downloaded.
 
     Args:
-        scratch: the folder of the files, from which the page may serve them.
+        scratch: a folder for the files, below the system's temporary folder, from which gradio may serve. Not
+            gradio's own, where files are deleted after an hour.
     Returns:
         copies of clips of the competition that the run was trained on, where their files still exist; else
         clips of the built-in sample.
