@@ -2,8 +2,9 @@
 
     python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt [--clips 40] [--no-results]
 
-The runs are trained for one epoch: their quality makes no difference to the time. Clips are sent one after
-the other to /api/predict. The page itself draws its pictures after the classes are shown.
+The runs are trained for an epoch beforehand: what they have learnt makes no difference to the time. Clips
+are sent one after the other to /api/predict; on the page itself pictures follow, which are drawn after the
+classes are there.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="ESC-10's folder")
     parser.add_argument("--weights", required=True, help="mn04_as_mAP_432.pt")
     parser.add_argument("--clips", type=int, default=40)
-    parser.add_argument("--no-results", action="store_true", help="do not write benchmarks/RESULTS.md")
+    parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
     flags = parser.parse_args()
     data, weights = os.path.abspath(flags.data), os.path.abspath(flags.weights)
     runs = {
@@ -89,7 +90,8 @@ def main() -> None:
                 f"on {machine()}:",
                 f"{len(clips)} clips of 5 s, sent one by one to `/api/predict` of the open page. Target: "
                 f"{LIMIT:g} ms.",
-                f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}, this benchmark included.",
+                f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}, this benchmark's own "
+                "work included.",
             ],
             HEADER,
             rows,

@@ -1,4 +1,4 @@
-"""A picture of the page in a real browser, with a prediction and its evidence -> docs/page.png.
+"""A picture of the page in a real browser, a clip heard and explained -> docs/page.png.
 
     python benchmarks/screenshot.py --run runs/small_cnn --clip CLIP.ogg
 
@@ -28,7 +28,7 @@ FLAGS = [
 
 
 def main() -> None:
-    """Open the page, upload a clip, take the picture."""
+    """Open the page, upload, look."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--run", required=True)
     parser.add_argument("--clip", required=True, help="an audio file")
@@ -56,7 +56,7 @@ def main() -> None:
             page.click("#evidence")
             page.wait_for_selector("#shown img")
             page.mouse.move(0, 0)
-            page.wait_for_timeout(1000)  # for fade-ins
+            page.wait_for_timeout(1000)  # for what fades in
             picture = page.screenshot(full_page=True)
     finally:
         process.send_signal(signal.SIGINT)
