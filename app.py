@@ -31,19 +31,19 @@ def list_groups() -> dict[str, Any]:
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """A socket there; UserError where it is taken, or no address of this machine."""
+    """A socket bound to the address; UserError where it is taken, or not an address of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((host, port))
+        bound.bind((host, port))
     except (OSError, OverflowError) as error:
-        found.close()
+        bound.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"cannot listen at {host}:{port} ({reason}): choose another --port or --host"
         ) from None
-    return found
+    return bound
 
 
 def main(argv: list[str]) -> None:
@@ -52,19 +52,23 @@ def main(argv: list[str]) -> None:
     flags = filled["page"]
     address = parse_address(flags.root_path) if flags.root_path is not None else None
     whole = members.open_members((flags.run,) if flags.run else (), flags.runs_folder)[0]
-    print(f"opening {whole}", flush=True)  # before torch and gradio are imported: that takes seconds
+    print(f"opening {whole}", flush=True)  # importing torch and gradio takes seconds
     bound = bind_socket(flags.host, flags.port)
-    with tempfile.TemporaryDirectory(prefix="earshot-page-") as uploads:
-        # Before gradio is imported, which reads them then: nothing is sent or fetched, and uploads
-        # go when the page does.
+    with tempfile.TemporaryDirectory(prefix="earshot-page-") as scratch:
+        # Gradio reads these when it is imported: nothing is sent or fetched, and uploads are deleted when
+        # the page closes.
         os.environ.update(
-            GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=uploads, HF_HUB_DISABLE_TELEMETRY="1"
+            GRADIO_ANALYTICS_ENABLED="False",
+            GRADIO_TEMP_DIR=os.path.join(scratch, "uploads"),
+            HF_HUB_DISABLE_TELEMETRY="1",
         )
-        serve(whole, flags, bound, address)
+        serve(whole, flags, bound, address, Path(scratch))
 
 
-def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address: Address | None) -> None:
-    """Load the heads once and answer until Ctrl-C."""
+def serve(
+    whole: members.Member, flags: PageFlags, bound: socket.socket, address: Address | None, scratch: Path
+) -> None:
+    """Load the heads once, then serve until Ctrl-C; files of the page go to `scratch`."""
     try:
         import gradio
         import uvicorn
@@ -76,10 +80,9 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
     from earshot.core import device
     from earshot.prediction.predictor import Predictor
 
-    hearing = Predictor(whole, device.choose(flags.device), flags.weights)
-    session = Session(
-        hearing, UploadLimits(flags.max_seconds, round(flags.max_upload_mb * 1e6)), whole.folder.name
-    )
+    predictor = Predictor(whole, device.choose(flags.device), flags.weights)
+    limits = UploadLimits(flags.max_seconds, round(flags.max_upload_mb * 1e6))
+    session = Session(predictor, limits, whole.folder.name)
     if session.seen.warning:
         print(session.seen.warning, flush=True)
     report = Path(whole.folder) / "report.html"
@@ -88,22 +91,23 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
         name: False
         for name in ("show_error", "ssr_mode", "run_history", "pwa", "mcp_server")
         if name in inspect.signature(gradio.mount_gradio_app).parameters
-    }  # releases differ in what there is to switch off
+    }  # releases differ in what can be switched off
     gradio.mount_gradio_app(
         app,
-        ui.build(session, report.is_file()),
+        ui.build(session, report.is_file(), scratch),
         path="/",
         footer_links=[],
         max_file_size=session.limits.size,
         theme=ui.build_theme(),
         css=ui.CSS,
+        js=ui.JS,
         **off,
     )
-    bound.listen(128)  # what is asked from here on waits until it is answered
+    bound.listen(128)  # requests from here on wait until the server is up
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     if flags.host not in api.LOOPBACK and flags.host != "::1":
-        print(f"anyone who reaches {flags.host} can use this page: it has no password", flush=True)
+        print(f"warning: anyone who can reach {flags.host} can use this page: it has no password", flush=True)
     behind = f"   behind a proxy at {flags.root_path}" if address else ""
     print(
         f"page: http://{shown}:{port}   API: http://{shown}:{port}/docs   (Ctrl-C ends it){behind}",
@@ -113,7 +117,7 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(
             sockets=[bound]
         )
-    # it raises Ctrl-C again once it has closed; there is nothing to continue
+    # uvicorn raises Ctrl-C again after it has closed
     except (KeyboardInterrupt, SystemExit):
         print("page closed")
 

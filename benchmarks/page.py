@@ -1,10 +1,9 @@
-"""How long the page takes for a clip of 5 s, once it is open: over HTTP, decoding and all five folds included
--> RESULTS.md.
+"""Time of a prediction over HTTP for a clip of 5 s, with decoding and all five folds -> RESULTS.md.
 
     python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt [--clips 40] [--no-results]
 
 The runs are trained for an epoch beforehand: what they have learnt makes no difference to the time. Clips
-are asked one after the other, by /api/predict; on the page itself pictures follow, which are drawn after the
+are sent one after the other to /api/predict; on the page itself pictures follow, which are drawn after the
 classes are there.
 """
 
@@ -30,8 +29,7 @@ HEADER = "| run | opened after | median | slowest | of it in the model's process
 
 
 def measure(run: str, clips: list[Path], cwd: Path) -> tuple[float, list[float], list[float]]:
-    """Seconds until the page is open; per clip the milliseconds of a request, and those that the reply
-    tells."""
+    """Seconds until the page is open; per clip the milliseconds of the request, and those in the reply."""
     began = time.perf_counter()
     command = [sys.executable, str(ROOT / "app.py"), "--run", run, "--port", "0"]
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
@@ -57,7 +55,7 @@ def measure(run: str, clips: list[Path], cwd: Path) -> tuple[float, list[float],
 
 
 def main() -> None:
-    """Train, measure, report; exit code 1 where the target is missed."""
+    """Train, measure, report; exit code 1 if the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", required=True, help="ESC-10's folder")
     parser.add_argument("--weights", required=True, help="mn04_as_mAP_432.pt")
@@ -90,7 +88,7 @@ def main() -> None:
             [
                 f"`python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt --clips {len(clips)}` "
                 f"on {machine()}:",
-                f"{len(clips)} clips of 5 s, asked one by one of `/api/predict` of the open page. Target: "
+                f"{len(clips)} clips of 5 s, sent one by one to `/api/predict` of the open page. Target: "
                 f"{LIMIT:g} ms.",
                 f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}, this benchmark's own "
                 "work included.",

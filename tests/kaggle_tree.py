@@ -1,11 +1,11 @@
-"""A simulated Kaggle session: attached things that nobody may write to, a folder for outputs, and no
-network."""
+"""A simulated Kaggle session: read-only attachments, a folder for outputs, and no network."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from conftest import make_competition
 
 from earshot.kaggle import notebook
 
-OFFLINE = '''"""No network: whoever asks for another machine is refused, and written down."""
+OFFLINE = '''"""No network: connections to other machines are refused and logged."""
 import os
 import socket
 
@@ -35,13 +35,19 @@ socket.getaddrinfo = lambda host, *rest, **more: (refuse(host), look_up(host, *r
 '''
 
 
+def make_tones(folder: Path) -> Path:
+    """A small competition."""
+    return make_competition(folder / "tone-recognition", train=8, subm=4)
+
+
 class Session:
     """The tree: `input` (attached), `working` (outputs); `env` for processes in it."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, make: Callable[[Path], Path] | None = None):
+        """`make` makes another competition in the folder of competitions and returns its folder."""
         self.root, self.input, self.working = root, root / "input", root / "working"
         self.asked = root / "asked_for.txt"
-        self.competition = make_competition(self.input / "competitions" / "tone-recognition", train=8, subm=4)
+        self.competition = (make or make_tones)(self.input / "competitions")
         self.weights = self.input / "datasets" / "someone" / "light-weights" / "mn04_as_mAP_432.pt"
         self.working.mkdir(parents=True)
         (root / "offline").mkdir()
@@ -60,12 +66,12 @@ class Session:
             "TMPDIR": str(root / "tmp"),
             "IPYTHONDIR": str(root / "home" / "ipython"),
             "MPLCONFIGDIR": str(Path(tempfile.gettempdir()) / "earshot-tests-mpl"),
-        }  # its list of fonts takes long to make
+        }  # matplotlib's list of fonts takes long to make
         self.env.pop("MPLBACKEND", None)
         (root / "tmp").mkdir()
 
     def attach_weights(self) -> None:
-        """Random ones, in the form of the published file."""
+        """Random weights in the format of the published file."""
         import torch
         from test_efficientat import published
 
@@ -74,7 +80,7 @@ class Session:
         torch.save(published("mn04"), self.weights)
 
     def attach_code(self) -> Path:
-        """The code as the bundle has it."""
+        """The code as a bundle has it."""
         folder = self.input / "datasets" / "someone" / "earshot-kit" / "code"
         for path in notebook.list_files():
             target = folder / path.relative_to(notebook.ROOT)
@@ -83,9 +89,10 @@ class Session:
         return folder
 
     def attach_output(self) -> None:
-        """The outputs so far as those of an earlier notebook, the working folder empty again."""
+        """Attach the outputs so far as those of an earlier notebook, and empty the working folder."""
         target = self.input / "notebooks" / "someone" / "earshot-solution"
-        target.parent.mkdir(parents=True)
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(self.working, target)
         self.working.mkdir()
 
@@ -97,7 +104,7 @@ class Session:
         }
 
     def execute(self, path: Path) -> Any:
-        """A notebook, top to bottom; what it shows is kept beside the tree as <name>.executed.ipynb."""
+        """Run a notebook top to bottom; the executed copy is kept as <name>.executed.ipynb."""
         import nbformat
         from nbclient import NotebookClient
 
@@ -113,7 +120,7 @@ class Session:
 
 
 def text(content: Any) -> str:
-    """All that a notebook printed."""
+    """The text that a notebook printed."""
     return "".join(
         output.get("text", "")
         for cell in content.cells

@@ -1,10 +1,12 @@
-"""The notebooks, executed top to bottom on a simulated Kaggle tree: read-only attachments, no network."""
+"""The notebooks, run top to bottom in a simulated Kaggle session: read-only attachments, no network."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import soundfile
 from conftest import ROOT, read_csv, tone
 from kaggle_tree import Session, text
 
+from earshot.core import deadline
 from earshot.kaggle import notebook
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -20,7 +23,7 @@ NOTEBOOKS = ROOT / "notebooks"
 
 @pytest.mark.parametrize("name", ["solution", "inference"])
 def test_what_the_cells_use_of_the_code_is_there(name: str) -> None:
-    """Executing them takes long: a function that was renamed is noticed here."""
+    """A renamed function is noticed without running the notebooks, which takes long."""
     cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     tree, known = ast.parse(code), {}
@@ -44,8 +47,8 @@ def test_what_the_cells_use_of_the_code_is_there(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> None:
-    """Offline, without an edit: code from the attached bundle, then from the notebook itself; the hidden
-    clips are others."""
+    """Offline and unedited: code from the attached bundle, then from the notebook itself, with other clips to
+    submit."""
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     kaggle = Session(tmp_path / "kaggle")
@@ -53,17 +56,17 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
     code = kaggle.attach_code()
     before = kaggle.attached()
     shown = kaggle.execute(NOTEBOOKS / "solution.ipynb")
-    said = text(shown)
+    printed = text(shown)
     assert any(
         "image/png" in output.get("data", {}) for cell in shown.cells for output in cell.get("outputs", [])
     ), "no spectrograms"
     assert kaggle.attached() == before, "something attached was written to"
     assert (
-        f"earshot: {code}" in said
-        and "(attached)" in said
-        and "extractor: efficientat, whose weights are attached" in said
+        f"earshot: {code}" in printed
+        and "(attached)" in printed
+        and "extractor: efficientat, whose weights are attached" in printed
     )
-    assert "ok: internet: no" in said and "stop: " not in said
+    assert "ok: internet: no" in printed and "stop: " not in printed
     sample, made = (
         read_csv(kaggle.competition / "sample_submission.csv"),
         read_csv(kaggle.working / "submission.csv"),
@@ -72,7 +75,7 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
         row["label"] for row in made
     } <= {"tone0", "tone1", "tone2"}
     assert set(kaggle.asked.read_text().split() if kaggle.asked.exists() else []) <= {"www.kaggle.com"}, (
-        "it is the doctor alone that asks"
+        "only the doctor looks for the network"
     )
     assert {path.name for path in kaggle.working.iterdir()} == {
         "data",
@@ -81,8 +84,8 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
         "ledger.csv",
     }
 
-    # A code competition's second run: other clips to submit, more of them; neither code nor cache of
-    # them attached.
+    # A code competition's second run: other and more clips to submit; neither the code nor a cache of these
+    # clips is attached.
     kaggle.attach_output()
     shutil.rmtree(code.parent)
     shutil.rmtree(kaggle.competition / "audio_test")
@@ -96,26 +99,26 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
     before = kaggle.attached()
     built = notebook.build(tmp_path / "built")
     assert [path.name for path in built] == ["inference.ipynb", "solution.ipynb"]
-    said = text(kaggle.execute(built[0]))
-    assert kaggle.attached() == before and f"earshot: {tmp_path}/kaggle/tmp/earshot-" in said
+    printed = text(kaggle.execute(built[0]))
+    assert kaggle.attached() == before and f"earshot: {tmp_path}/kaggle/tmp/earshot-" in printed
     assert (
-        "subm: 40 clips, 40 windows" in said
-        and "train:" not in said.partition("features: ")[2].partition("$ python")[0]
+        "subm: 40 clips, 40 windows" in printed
+        and "train:" not in printed.partition("features: ")[2].partition("$ python")[0]
     )
     made = read_csv(kaggle.working / "submission.csv")
     assert [row["fname"] for row in made] == hidden[::-1] and len({row["label"] for row in made}) > 1
 
-    # Nothing to submit is visible yet: the earlier session's clips, whose cache is attached, must not
-    # take its place.
+    # No clips to submit yet: those of the earlier session, whose cache is attached, must not take their
+    # place.
     shutil.rmtree(kaggle.competition / "audio_test")
     (kaggle.competition / "sample_submission.csv").write_text("fname,label\n")
     shutil.rmtree(kaggle.working)
     kaggle.working.mkdir()
-    assert "as no clip to submit is visible yet" in text(kaggle.execute(built[0]))
+    assert "there are no clips to submit yet" in text(kaggle.execute(built[0]))
     assert (kaggle.working / "submission.csv").read_text() == "fname,label\n"
 
 
-def test_notebooks_are_clean_and_their_metadata_complete() -> None:
+def test_notebooks_are_saved_with_outputs_and_complete_metadata() -> None:
     setups = []
     for name, metadata, internet in (
         ("solution", "kernel-metadata.json", True),
@@ -141,10 +144,47 @@ def test_notebooks_are_clean_and_their_metadata_complete() -> None:
             for cell in json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
             if cell["cell_type"] == "code"
         ]
-        assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
+        check_outputs(cells)
         setups.append(["".join(cell["source"]) for cell in cells if "CODE" in "".join(cell["source"])])
         for cell in cells:
             compile("".join(cell["source"]), name, "exec")
+        loaders = [cell for cell in cells if "CODE" in "".join(cell["source"])]
+        assert all(cell["metadata"]["jupyter"]["source_hidden"] for cell in loaders), "collapsed in Jupyter"
+        assert all(cell["metadata"]["_kg_hide-input"] for cell in loaders), "collapsed on Kaggle"
         filled = notebook.fill_in_code(NOTEBOOKS / f"{name}.ipynb")
-        assert len(filled) < notebook.LARGEST and filled == notebook.fill_in_code(NOTEBOOKS / f"{name}.ipynb")
-    assert setups[0] == setups[1] and len(setups[0]) == 2, "both notebooks find the kit in the same way"
+        assert len(filled.encode()) < notebook.LARGEST
+        assert filled == notebook.fill_in_code(NOTEBOOKS / f"{name}.ipynb")
+        built = [cell for cell in json.loads(filled)["cells"] if cell["cell_type"] == "code"]
+        assert all(not cell["outputs"] and cell["execution_count"] is None for cell in built)
+    assert setups[0] == setups[1] and len(setups[0]) == 2, "both notebooks load the code in the same way"
+
+
+def check_outputs(cells: list[dict]) -> None:
+    """Of a whole run without errors; small, and without paths of the machine that made them."""
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert len(json.dumps(outputs)) < 200_000 and "submission.csv: 100 rows" in json.dumps(outputs)
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    for output in outputs:
+        printed = "".join(output.get("text", [])) + "".join(output.get("data", {}).get("text/html", []))
+        paths = re.findall(r"(?<![\w.:/<])/[\w.-]+/[\w./-]+", printed)
+        assert all(path.startswith("/kaggle/") for path in paths), paths
+        assert "\nstop: " not in printed and "Traceback" not in printed
+
+
+def test_settings_become_flags() -> None:
+    """None is left to the recipe; the first code cell holds the settings, one per line."""
+    code = [
+        "".join(cell["source"])
+        for cell in json.loads((NOTEBOOKS / "solution.ipynb").read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    scope: dict = {}
+    exec(code[0], scope)
+    assert scope["RECIPE"] == "linear" and scope["EPOCHS"] is scope["LEARNING_RATE"] is None
+    loader = next(text for text in code if "def as_flags" in text)
+    exec(loader[loader.index("def as_flags") : loader.index("def run(")], scope)
+    assert scope["as_flags"](epochs=40, max_hours=0.5, seed=None) == ["--epochs", "40", "--max-hours", "0.5"]
+    assert "stopped at a safe point" in inspect.getsource(deadline), (
+        "how the notebook sees the time limit's end"
+    )

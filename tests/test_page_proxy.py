@@ -1,4 +1,4 @@
-"""The page below a path prefix: behind proxies that take it off or leave it, and what they may say."""
+"""The page below a path prefix: behind proxies that take it off or keep it, and their headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, refused, script
-from test_page_served import ask, form
+from test_page_served import form, send
 
 from earshot.app.address import parse_address
 from earshot.core.errors import UserError
@@ -32,17 +32,17 @@ def page(home: Path, *flags: str) -> Iterator[int]:
     command = [sys.executable, str(ROOT / "app.py"), "--run", "cnn", "--port", "0", *flags]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(home)}
     process = subprocess.Popen(command, cwd=home, env=env, stdout=subprocess.PIPE, text=True)
-    said = [process.stdout.readline(), process.stdout.readline()]
+    lines = [process.stdout.readline(), process.stdout.readline()]
     try:
-        yield int(re.search(r"page: http://127\.0\.0\.1:(\d+) ", said[1])[1])
+        yield int(re.search(r"page: http://127\.0\.0\.1:(\d+) ", lines[1])[1])
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
 
 
 @contextmanager
-def proxy(port: int, prefix: str, takes_off: bool, **says: str) -> Iterator[str]:
-    """A reverse proxy of the page below a prefix, with further headers; its address."""
+def proxy(port: int, prefix: str, takes_off: bool, **more: str) -> Iterator[str]:
+    """A reverse proxy of the page below a prefix, with more headers; its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *ignored: object) -> None:
@@ -57,11 +57,11 @@ def proxy(port: int, prefix: str, takes_off: bool, **says: str) -> Iterator[str]
             headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
             headers |= {
                 "Host": f"127.0.0.1:{port}",
-                **{k.replace("_", "-"): v.format(host=self.headers["Host"]) for k, v in says.items()},
+                **{k.replace("_", "-"): v.format(host=self.headers["Host"]) for k, v in more.items()},
             }
-            asked = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            asked.request(self.command, self.path[len(prefix) * takes_off :], body, headers)
-            reply = asked.getresponse()
+            passed = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            passed.request(self.command, self.path[len(prefix) * takes_off :], body, headers)
+            reply = passed.getresponse()
             data = reply.read()
             self.send_response(reply.status)
             for name, value in reply.getheaders():
@@ -83,55 +83,55 @@ def proxy(port: int, prefix: str, takes_off: bool, **says: str) -> Iterator[str]
 
 
 def uploaded(address: str, clip: Path) -> str:
-    """What the page says of a clip, as its browser's code asks it: upload, queue, events."""
-    config = json.loads(re.search(r"window.gradio_config = (\{.*?\});</script>", ask(f"{address}/")[1])[1])
+    """The page's reply to a clip, requested as in a browser: upload, queue, events."""
+    config = json.loads(re.search(r"window.gradio_config = (\{.*?\});</script>", send(f"{address}/")[1])[1])
     root = config["root"]
     assert root == address
     body, kind = form("files", clip.read_bytes())
-    status, text, _ = ask(f"{root}/gradio_api/upload", body, content_type=kind)
+    status, text, _ = send(f"{root}/gradio_api/upload", body, content_type=kind)
     assert status == 200, text
     audio = next(one["id"] for one in config["components"] if one["type"] == "audio")
-    hear = next(one for one in config["dependencies"] if [audio, "change"] in map(list, one["targets"]))
+    predict = next(one for one in config["dependencies"] if [audio, "change"] in map(list, one["targets"]))
     sent = {
         "data": [{"path": json.loads(text)[0], "meta": {"_type": "gradio.FileData"}}],
-        "fn_index": hear["id"],
+        "fn_index": predict["id"],
         "session_hash": "s",
     }
-    status, text, _ = ask(
+    status, text, _ = send(
         f"{root}/gradio_api/queue/join", json.dumps(sent).encode(), content_type="application/json"
     )
     assert status == 200, text
-    return ask(f"{root}/gradio_api/queue/data?session_hash=s")[1]
+    return send(f"{root}/gradio_api/queue/data?session_hash=s")[1]
 
 
-def used(address: str, home: Path) -> None:
-    """Every part of the page answers at its address below the prefix."""
+def check_parts(address: str, home: Path) -> None:
+    """Every part of the page works at its address below the prefix."""
     assert "tone2" in uploaded(address, home / "tone.wav")
     wave = (home / "tone.wav").read_bytes()
-    status, text, _ = ask(f"{address}/api/predict?top=1", wave, content_type="audio/wav")
+    status, text, _ = send(f"{address}/api/predict?top=1", wave, content_type="audio/wav")
     assert status == 200 and json.loads(text)["classes"][0]["class"] == "tone2"
-    assert f"{address}/api/predict" in ask(f"{address}/docs")[1]
+    assert f"{address}/api/predict" in send(f"{address}/docs")[1]
     for path in ("/report", "/openapi.json", "/theme.css", "/config"):
-        assert ask(address + path)[0] == 200, path
-    text = ask(f"{address}/")[1]
+        assert send(address + path)[0] == 200, path
+    text = send(f"{address}/")[1]
     files = re.findall(r'(?:src|href)="\./((?:assets|static)/[^"]+)"', text)
-    assert files and all(ask(f"{address}/{file}")[0] == 200 for file in files[:5])
+    assert files and all(send(f"{address}/{file}")[0] == 200 for file in files[:5])
 
 
 def test_without_a_flag(home: Path) -> None:
-    """By the proxy's headers, whether it takes the prefix off or not; without a proxy as ever."""
+    """By the proxy's headers, whether it takes the prefix off or not; also without a proxy."""
     headers = {"X_Forwarded_Prefix": PREFIX + "/", "X_Forwarded_Host": "{host}"}
     with page(home) as port:
         with proxy(port, PREFIX, True, **headers) as address:
-            used(address, home)
+            check_parts(address, home)
         with proxy(port, "/earshot", False, **{**headers, "X_Forwarded_Prefix": "/earshot"}) as address:
-            used(address, home)
-        used(f"http://127.0.0.1:{port}", home)
+            check_parts(address, home)
+        check_parts(f"http://127.0.0.1:{port}", home)
         for prefix in ("/assets", "/gradio_api"):  # as the page's own paths begin
             with proxy(port, prefix, True, **{**headers, "X_Forwarded_Prefix": prefix}) as address:
-                used(address, home)
+                check_parts(address, home)
         with proxy(port, "/static/lab", False, **{**headers, "X_Forwarded_Prefix": "/static/lab"}) as address:
-            used(address, home)
+            check_parts(address, home)
 
 
 @pytest.mark.slow
@@ -142,11 +142,11 @@ def test_with_the_flag(home: Path) -> None:
             with proxy(
                 port, PREFIX, takes_off, X_Forwarded_Host="{host}", X_Forwarded_Prefix="/x"
             ) as address:
-                used(address, home)
+                check_parts(address, home)
 
 
 def test_the_whole_address_as_a_flag(opened: dict, home: Path) -> None:
-    """Its host is answered beside this machine's, another is not; no header is needed."""
+    """Its host is accepted beside this machine's, another is refused; no header is needed."""
     client = pytest.importorskip("starlette.testclient", reason="the page needs gradio").TestClient
     from earshot.app import api, session
     from earshot.app.upload_limits import UploadLimits
@@ -175,19 +175,24 @@ def test_in_a_browser_below_a_prefix(home: Path, chromium: object) -> None:
         view.goto(f"{at}/")
         view.wait_for_selector("#clip input[type=file]", state="attached")
         view.set_input_files("#clip input[type=file]", str(home / "tone.wav"))
-        view.wait_for_selector("#classes .first:text-is('tone2')")
+        view.wait_for_selector("#classes h2:text-is('tone2')")
         view.wait_for_selector("#picture img")
-        view.get_by_role("tab", name="Report").click()
-        assert "what was reached" in view.frame_locator("iframe.report").locator("h1").inner_text()
-        view.get_by_role("tab", name="Mistakes").click()
-        view.click("#next")
-        view.wait_for_selector("#about img")
+        view.get_by_role("tab", name="API").click()
+        view.wait_for_selector(f"#commands :text('{at}/api/predict')")
+        with view.context.expect_page() as opened:
+            view.click("#report")
+        assert "what was reached" in opened.value.locator("h1").inner_text()
+        opened.value.close()
+        view.get_by_role("tab", name="Predict").click()
+        view.click("#clip button[aria-label=Clear]")
+        view.click("#examples button:has-text('tone1')")
+        view.wait_for_selector(".seen")
         assert not wrong
         view.close()
 
 
-def answered(address: str | None, path: str, *headers: tuple[str, str]) -> tuple[int, dict]:
-    """What the middleware makes of a request: a status and headers, or 0 and the scope that it passes on."""
+def pass_through(address: str | None, path: str, *headers: tuple[str, str]) -> tuple[int, dict]:
+    """The middleware's result: a status and headers, or 0 and the scope that it passes on."""
     from earshot.app.proxy import ProxyMiddleware
 
     found: list = []
@@ -209,7 +214,7 @@ def answered(address: str | None, path: str, *headers: tuple[str, str]) -> tuple
 
 
 @pytest.mark.parametrize(
-    "said, prefix",
+    "header, prefix",
     [
         ("/a/b", "/a/b"),
         ("/a/", "/a"),
@@ -224,13 +229,13 @@ def answered(address: str | None, path: str, *headers: tuple[str, str]) -> tuple
         *((bad, "") for bad in ("/a%0d%0aX: y", "/a%00", "/a%ff", "/a b", "/\xe9", "/a;b", "javascript:x")),
     ],
 )
-def test_a_prefix_from_outside_is_a_plain_path_or_nothing(said: str, prefix: str) -> None:
-    status, scope = answered(None, "/config", ("x-forwarded-prefix", said))
+def test_a_prefix_from_outside_is_a_plain_path_or_nothing(header: str, prefix: str) -> None:
+    status, scope = pass_through(None, "/config", ("x-forwarded-prefix", header))
     assert status == 0 and scope["root_path"] == prefix and scope["path"] == f"{prefix}/config"
 
 
-def test_what_is_passed_on() -> None:
-    status, scope = answered(
+def test_forwarded_headers() -> None:
+    status, scope = pass_through(
         "/earshot",
         "/x",
         ("x-forwarded-host", "lab.example:8443, inner"),
@@ -239,15 +244,17 @@ def test_what_is_passed_on() -> None:
     )
     assert scope["headers"] == [(b"host", b"lab.example:8443")] and scope["scheme"] == "https"
     for bad in ("evil.example/path", 'a"b', "a@b", "a b", ""):
-        assert answered(None, "/x", ("x-forwarded-host", bad))[1]["headers"] == [(b"host", b"127.0.0.1:7")]
-    assert answered(None, "/x", ("x-forwarded-proto", "javascript"))[1]["scheme"] == "http"
-    # left on, or the folder itself, or a path of the page's own
-    assert answered("/earshot", "/earshot/x")[1]["path"] == "/earshot/x"
-    assert answered("/earshot", "/earshot") == (307, {"content-length": "0", "location": "/earshot/"})
-    assert answered("/earshot", "/earshots")[1]["path"] == "/earshot/earshots"
-    assert answered("/api", "/api/predict")[1]["path"] == "/api/api/predict"
-    assert answered("/api/earshot", "/api/earshot/api/predict")[1]["path"] == "/api/earshot/api/predict"
-    assert answered("/api/earshot", "/api/predict")[1]["path"] == "/api/earshot/api/predict"
+        assert pass_through(None, "/x", ("x-forwarded-host", bad))[1]["headers"] == [
+            (b"host", b"127.0.0.1:7")
+        ]
+    assert pass_through(None, "/x", ("x-forwarded-proto", "javascript"))[1]["scheme"] == "http"
+    # the prefix kept, the folder itself, a path of the page's own
+    assert pass_through("/earshot", "/earshot/x")[1]["path"] == "/earshot/x"
+    assert pass_through("/earshot", "/earshot") == (307, {"content-length": "0", "location": "/earshot/"})
+    assert pass_through("/earshot", "/earshots")[1]["path"] == "/earshot/earshots"
+    assert pass_through("/api", "/api/predict")[1]["path"] == "/api/api/predict"
+    assert pass_through("/api/earshot", "/api/earshot/api/predict")[1]["path"] == "/api/earshot/api/predict"
+    assert pass_through("/api/earshot", "/api/predict")[1]["path"] == "/api/earshot/api/predict"
 
 
 @pytest.mark.parametrize(

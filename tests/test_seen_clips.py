@@ -124,9 +124,9 @@ def test_the_page_and_the_api(opened: dict, home: Path, older: Path, folder: Pat
         desk = session.Session(opened["cnn"], UploadLimits(20, 10**6), "cnn")
     text = ui._render_warning(desk, str(folder / "renamed.wav"))
     row = next(row for row in read_csv(home / "runs" / "cnn" / "oof_last.csv") if row["id"] == "004.wav")
-    best = max(desk.hearing.classes, key=lambda name: float(row[name]))
+    best = max(desk.predictor.classes, key=lambda name: float(row[name]))
     assert "This audio is in the training data (004.wav)" in text
-    assert f"(fold {row['fold']}) predict {best} {float(row[best]):.3f}." in text
+    assert f"(fold {row['fold']}) predict {best} {float(row[best]):.0%}." in text
     assert ui._render_warning(desk, str(folder / "005.wav")) == ""
     found = {name: desk.predict_json(folder / name, 1, name) for name in ("renamed.wav", "005.wav")}
     assert "in the training data (004.wav)" in found["renamed.wav"]["warning"]

@@ -1,1 +1,1 @@
-"""The page: hear, look, predict."""
+"""The web page and its API: predict a clip, explain the prediction, browse the mistakes."""

@@ -1,4 +1,4 @@
-"""Where a browser finds the page: a prefix of the path, a host; as a flag or a proxy says it."""
+"""The page's public address behind a proxy, a path prefix and a host: parsing and checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from earshot.core.errors import UserError
 
-# Of a path, without what means something to a URL, to HTML or to a header.
+# A path without characters that have a meaning in a URL, in HTML or in a header.
 SEGMENTS = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~@+=,-]+)*")
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII)
 
@@ -23,10 +23,10 @@ class Address:
 
 
 def parse_address(given: str) -> Address:
-    """What --root-path says: a path, or a whole address.
+    """The address in --root-path: a path, or a whole address.
 
     Raises:
-        UserError: neither.
+        UserError: it is neither.
     """
     whole = re.fullmatch("(https?)://([^/]*)(.*)", given)
     prefix = clean_prefix(whole[3] if whole else given)
@@ -39,12 +39,12 @@ def parse_address(given: str) -> Address:
 
 
 def clean_prefix(path: str) -> str | None:
-    """A prefix without its last slash and with nothing encoded; None for what is no plain path."""
+    """A prefix, percent-decoded and without its last slash; None where it is not a plain path."""
     plain = unquote(path.removesuffix("/")) if path.isascii() else "\n"
     return plain if SEGMENTS.fullmatch(plain) else None
 
 
 def parse_host(host: str) -> str | None:
-    """The host without its port, None for what is no host."""
+    """The host without its port; None where it is invalid."""
     found = HOST.fullmatch(host)
     return found[1].lower() if found else None

@@ -1,5 +1,4 @@
-"""The server: /api/predict and its description, the run's report, and what keeps the page to this machine and
-to itself."""
+"""The web server: /api/predict and its reference, the run's report, and the security headers."""
 
 from __future__ import annotations
 
@@ -26,13 +25,13 @@ SLACK = 1 << 16  # bytes of a multipart body besides the file
 # What gradio's paths begin with; it is mounted later, and its routes are no plain list.
 PAGE = ("gradio_api", "assets", "static", "svelte", "custom_component", "login", "monitoring", "pwa_icon")
 NAMED = 12  # classes in the description
-# Nothing is fetched from elsewhere, whatever a library's page would like.
+# Nothing is fetched from other servers, even where a library's page asks for it.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' "
     "data: blob:; worker-src 'self' blob:; object-src 'none'; form-action 'self'"
 )
-# A report is a file that may be a stranger's: it runs no script and fetches nothing.
+# A report may be an untrusted file: it runs no script and fetches nothing.
 SANDBOX = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 BODY = {
     "required": True,
@@ -78,20 +77,25 @@ def build(session: Session, host: str, report: Path | None, address: Address | N
     """The server without the page.
 
     Args:
-        host: where it will listen. On this machine alone other names in requests are refused: a stranger's
-            name server could otherwise lead a browser here.
-        report: the run's report.html, where there is one.
-        address: where a proxy serves the page, as --root-path says it; its host may be named, too.
+        host: where it will listen. On this machine alone, requests for other host names are refused: a
+            foreign name server could otherwise lead a browser here.
+        report: the run's report.html, where it exists.
+        address: where a proxy serves the page (--root-path); requests for its host are accepted, too.
     """
-    # a stranger's broken form is answered, not our news
+    # a broken form gets a reply, it is no news for the terminal
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    app = FastAPI(title="Earshot", description="Audio in, classes out.", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Earshot",
+        description="Send audio, get class probabilities as JSON.",
+        docs_url=None,
+        redoc_url=None,
+    )
 
-    @app.post("/api/predict", summary="The classes of an audio file", openapi_extra={"requestBody": BODY})
+    @app.post("/api/predict", summary="Classify an audio file", openapi_extra={"requestBody": BODY})
     async def predict(request: Request, top: int = 3) -> JSONResponse:
-        """The likeliest classes of a clip, and of each of its windows."""
+        """The likeliest classes of a clip and of each of its windows."""
         if not 1 <= top <= 10000:
-            return _refuse(422, "top has to be a whole number from 1 on")
+            return _refuse(422, "top must be a whole number from 1 to 10000")
         handle, name = tempfile.mkstemp(prefix="earshot-")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -102,7 +106,7 @@ def build(session: Session, host: str, report: Path | None, address: Address | N
         except BadAudio as error:
             return _refuse(422, str(error))
         except TemporaryError as error:
-            return _refuse(503, f"this machine failed, not the clip; try again later ({error})")
+            return _refuse(503, f"the server failed, not the clip; try again later ({error})")
         finally:
             os.unlink(name)
 
@@ -113,7 +117,7 @@ def build(session: Session, host: str, report: Path | None, address: Address | N
     if report is not None:
 
         @app.get("/report", include_in_schema=False)
-        def shown() -> HTMLResponse:
+        def show_report() -> HTMLResponse:
             return HTMLResponse(report.read_bytes(), headers={"content-security-policy": SANDBOX})
 
     hosts = {*LOOPBACK, *([parse_host(address.host)] if address and address.host else [])}
@@ -123,13 +127,26 @@ def build(session: Session, host: str, report: Path | None, address: Address | N
     return app
 
 
+def list_commands(base: str) -> list[str]:
+    """Commands that call the API; `base` is the page's address, without a slash at its end."""
+    return [
+        f"curl --data-binary @clip.wav {base}/api/predict",
+        f'curl -F audio=@clip.wav "{base}/api/predict?top=5"',
+    ]
+
+
 def _refuse(status: int, reason: str) -> JSONResponse:
     return JSONResponse({"error": reason}, status)
 
 
 async def _receive_upload(request: Request, most: int, file: Any) -> str:
-    """The upload of a request, the field `audio` of a form or the whole body, into a file; _TooLarge as soon
-    as it is. Returns the file's name, "" for a body."""
+    """Write the upload of a request to a file: the field `audio` of a form, or the whole body.
+
+    Returns:
+        the upload's file name, "" for a body.
+    Raises:
+        _UploadTooLarge: as soon as more than `most` bytes came. BadAudio: an invalid form.
+    """
     form = request.headers.get("content-type", "").startswith("multipart/form-data")
     allowed = most + (SLACK if form else 0)
     if int(request.headers.get("content-length") or 0) > allowed:
@@ -161,15 +178,15 @@ async def _receive_upload(request: Request, most: int, file: Any) -> str:
         raise
     except BadAudio:
         raise
-    except Exception as error:  # a form that is none
+    except Exception as error:  # an invalid form
         raise BadAudio(
-            f"the form cannot be read: {' '.join(str(getattr(error, 'detail', error)).split())[:100]}"
+            f"invalid form: {' '.join(str(getattr(error, 'detail', error)).split())[:100]}"
         ) from None
 
 
 def _render_docs(session: Session, base: str) -> str:
-    """The API's description: one page, nothing fetched."""
-    classes = session.hearing.classes
+    """The API's reference: one page, nothing fetched."""
+    classes = session.predictor.classes
     first, named = (
         escape(classes[0]),
         escape(", ".join(classes[:NAMED])) + ("" if len(classes) <= NAMED else ", …"),
@@ -186,17 +203,16 @@ code{{background:#f5f5f5}}</style></head><body>
 Audio is {escape(str(session.limits))}: WAV, FLAC, OGG, MP3, M4A and others.</p>
 <h2>POST /api/predict?top=3</h2>
 <p>The body is the audio file itself, or a form with a file named <code>audio</code>.
-<code>top</code> says how many classes to name.</p>
-<pre>curl --data-binary @clip.wav {escape(base)}/api/predict
-curl -F audio=@clip.wav "{escape(base)}/api/predict?top=5"</pre>
+<code>top</code> is the number of classes in the reply.</p>
+<pre>{escape(chr(10).join(list_commands(base)))}</pre>
 <p>The reply, status 200:</p>
 <pre>{{"run": "{escape(session.name)}", "seconds": 5.0,
  "classes": [{{"class": "{first}", "probability": 0.98}}, …],
  "windows": [{{"start": 0.0, "length": 5.0, "classes": […]}}],
  "milliseconds": 21.4}}</pre>
-<p>Where the audio is a training clip, <code>"warning"</code> says so.</p>
+<p>If the audio is a training clip, a <code>"warning"</code> is added: its prediction is optimistic.</p>
 <table><tr><th>status</th><th>body</th></tr>
 <tr><td>413</td><td><code>{{"error": "{escape(session.limits.describe_too_large())}"}}</code></td></tr>
-<tr><td>422</td><td><code>{{"error": "why the audio cannot be heard, in one line"}}</code></td></tr></table>
-<p>The same for programs: <a href="openapi.json">openapi.json</a>. The page: <a href="./">/</a>.</p>
+<tr><td>422</td><td><code>{{"error": "why the file can't be read, in one line"}}</code></td></tr></table>
+<p>Machine-readable: <a href="openapi.json">openapi.json</a>. The page: <a href="./">/</a>.</p>
 </body></html>"""

@@ -1,4 +1,4 @@
-"""Feature maps: what every layer of a head, or of the network before it, makes of a window."""
+"""Feature maps: the output of every layer of a head and of its extractor for one window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from earshot.prediction.predictor import Prediction, Predictor
 from earshot.training.run import Run
 
-ROWS, COLUMNS = 96, 384  # a map is shown by so many cells at most, neighbours averaged
+ROWS, COLUMNS = 96, 384  # of a map at most; neighbouring cells are averaged
 MOST = 300  # maps
 # layers that work on the last axis
 ON_LAST = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.GRU, nn.LSTM)
@@ -21,10 +21,10 @@ ON_LAST = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.GRU, nn.LSTM)
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """One layer's output as a picture.
+    """One layer's output as an image.
 
     Args:
-        name: the layer's, with a dot where it lies within another. shape: of the output, without the batch.
+        name: the layer's, with dots for nested layers. shape: of the output, without the batch.
         values: (rows, columns) the mean over channels where the output has frequency and time, else channels
             x time.
     """
@@ -35,45 +35,43 @@ class FeatureMap:
 
 
 def compute_maps(
-    hearing: Predictor, run: Run, model: str, answer: Prediction, window: int
+    predictor: Predictor, run: Run, model: str, prediction: Prediction, window: int
 ) -> dict[str, list[FeatureMap]]:
-    """The maps of one window, by whose they are: the head's (of the model named so) and those of the
-    extractor's networks.
+    """The maps of one window by their owner: the head of the named model, and the extractor's networks.
 
-    A head of one linear layer, or scikit-learn's, has none.
+    A head with a single linear layer and a scikit-learn head have none.
     """
-    ears = hearing.get_pipeline(run)
-    heard = answer.heard[ears.key]
-    window = min(window, len(heard.features.start) - 1)
-    head = dict(hearing.load_heads(run, hearing.get_checkpoint_kind(run)))[model]
-    rows = hearing.build_rows(run, heard.features, pooled=False)
+    pipeline = predictor.get_pipeline(run)
+    decoded = prediction.inputs[pipeline.key]
+    window = min(window, len(decoded.features.start) - 1)
+    head = dict(predictor.load_heads(run, predictor.get_checkpoint_kind(run)))[model]
+    rows = predictor.build_rows(run, decoded.features, pooled=False)
     x, mask = rows.load_batch(np.array([window]))
-    made = {f"the head ({head.config['name']}, {model})": compute_head_maps(head, x, mask)}
+    maps = {f"the head ({head.config['name']}, {model})": compute_head_maps(head, x, mask)}
     piece = cut_window(
-        heard.wave,
-        heard.features.start[window] - heard.offset,
-        heard.features.length[window],
-        ears.extractor.rate,
+        decoded.wave,
+        decoded.features.start[window] - decoded.offset,
+        decoded.features.length[window],
+        pipeline.extractor.rate,
     )
-    for name, module in vars(ears.extractor).items():
+    for name, module in vars(pipeline.extractor).items():
         if isinstance(module, nn.Module):
             kind = run.config["record"]["features"]["extractor"]
-            made[f"the extractor ({kind})"] = capture_layers(
-                module, lambda: ears.extractor.extract([piece], [0.0], 1), name + "."
+            maps[f"the extractor ({kind})"] = capture_layers(
+                module, lambda: pipeline.extractor.extract([piece], [0.0], 1), name + "."
             )
-    return {whose: found for whose, found in made.items() if found}
+    return {whose: found for whose, found in maps.items() if found}
 
 
 def cut_window(wave: np.ndarray, start: float, length: float, rate: int) -> np.ndarray:
-    """A window's real audio: (samples,) from `start`, `length` seconds long."""
+    """A window's audio without padding: (samples,) from `start`, `length` seconds long."""
     first = max(0, round(float(start) * rate))
     return np.array(wave[first : first + max(1, round(float(length) * rate))])
 
 
 @torch.inference_mode()
 def compute_head_maps(head: nn.Module, x: Tensor, mask: Tensor | None) -> list[FeatureMap]:
-    """A head's maps of x (1, D, F, T): those that it names itself (`forward_features`), else every
-    layer's."""
+    """A head's maps for x (1, D, F, T): those of its `forward_features`, else those of every layer."""
     named = head.forward_features(x, mask)
     if named:
         found = [_to_map(name, value, False) for name, value in named.items()]
@@ -82,11 +80,11 @@ def compute_head_maps(head: nn.Module, x: Tensor, mask: Tensor | None) -> list[F
 
 
 def capture_layers(module: nn.Module, call: Callable[[], Any], prefix: str = "") -> list[FeatureMap]:
-    """What the layers within a module give out during a call, in the order of computation.
+    """The outputs of a module's layers during a call, in the order of computation.
 
-    Outputs of 4 axes are (batch, channels, frequency, time), of 3 axes (batch, channels, time), unless a
-    layer that works on the last axis made them; what follows such a layer (an activation, a dropout) is taken
-    to keep its order.
+    Outputs with 4 axes are (batch, channels, frequency, time), with 3 axes (batch, channels, time), unless
+    they come from a layer that works on the last axis. A layer without parameters after it, such as an
+    activation, is assumed to keep the order of axes.
     """
     found: dict[str, FeatureMap | None] = {}
     last = [False]
@@ -121,7 +119,7 @@ def capture_layers(module: nn.Module, call: Callable[[], Any], prefix: str = "")
 
 
 def _to_map(name: str, output: Tensor, channels_last: bool) -> FeatureMap | None:
-    """None for what is no picture: a number a channel."""
+    """None for an output that is no image: one number per channel."""
     value = torch.nan_to_num(output.detach()[0].float()).cpu()
     shape = tuple(value.shape)
     if value.ndim == 3:
@@ -136,7 +134,7 @@ def _to_map(name: str, output: Tensor, channels_last: bool) -> FeatureMap | None
 
 
 def _downsample(values: np.ndarray, most: int, axis: int) -> np.ndarray:
-    """No more than so many cells along an axis, by means of neighbours."""
+    """At most `most` cells along an axis: means of neighbouring cells."""
     length = values.shape[axis]
     if length <= most:
         return values
@@ -147,10 +145,9 @@ def _downsample(values: np.ndarray, most: int, axis: int) -> np.ndarray:
 
 
 def group_layers(maps: list[FeatureMap]) -> dict[str, list[FeatureMap]]:
-    """Layers with their sub-layers: by the first part of the names in which they differ; a layer's own map
-    comes first.
+    """Maps by layer: by the first part of the names that differs.
 
-    A layer without a map of its own is shown by the last of its sub-layers.
+    A layer's own map comes first. Without one, the map of its last sub-layer takes its place.
     """
     parts = [one.name.split(".") for one in maps]
     common = 0

@@ -1,7 +1,8 @@
-"""What a run or a blend got wrong out of fold, with the audio where it still lies."""
+"""The misclassified clips of a run or a blend, out-of-fold, and their audio files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,60 +17,77 @@ MOST = 500
 
 @dataclass(frozen=True)
 class Mistake:
-    """A clip, its fold, its labels, what was said with which probability, the probabilities (classes,)."""
+    """A misclassified clip.
+
+    Args:
+        truth: its label; labels are joined by a comma, "none" where there is none.
+        predicted: the likeliest class; where clips may have several labels, the class that is furthest off.
+        probability: of `predicted`. probabilities: (classes,).
+    """
 
     id: str
     fold: int
     truth: str
-    said: str
-    sure: float
+    predicted: str
+    probability: float
     probabilities: np.ndarray
 
     def __str__(self) -> str:
-        return f"{self.id}: {self.said} {self.sure:.2f}, is {self.truth}"
+        return f"{self.id}: {self.predicted} {self.probability:.0%}, true label {self.truth}"
+
+    def concerns(self, name: str) -> bool:
+        """Is a class the predicted one, or among the true ones?"""
+        return name == self.predicted or name in self.truth.split(", ")
 
 
 def find_mistakes(whole: Member) -> tuple[list[Mistake], str]:
-    """The honest out-of-fold mistakes, the surest first (of several labels: the clips with the furthest-off
-    label), and a line.
+    """The misclassified clips by out-of-fold predictions at the last epoch, worst first, and a summary line.
+
+    Worst means the highest probability of a wrong class. Where clips may have several labels, it means the
+    largest difference between a label and its probability, if that is over 0.5.
 
     Returns:
-        none, and why, where the run cannot tell.
+        no mistakes and the reason, where the run has no out-of-fold predictions.
     """
     try:
         oof = whole.read_oof()
     except UserError as error:
         return [], str(error)
     classes, p = whole.classes, oof.probabilities
+    rows = np.arange(len(p))
     if whole.multilabel:
-        off = np.abs(p - oof.labels)
-        worst, sure = off.argmax(1), off.max(1)
-        wrong = sure > 0.5
+        difference = np.abs(p - oof.labels)
+        worst, size = difference.argmax(1), difference.max(1)
+        wrong = size > 0.5
     else:
         worst = p.argmax(1)
-        sure, wrong = p[np.arange(len(p)), worst], worst != oof.labels
+        size, wrong = p[rows, worst], worst != oof.labels
+    count = int(wrong.sum())
     found = []
-    for i in np.argsort(-np.where(wrong, sure, -1), kind="stable")[: min(MOST, int(wrong.sum()))]:
-        if whole.multilabel:
-            truth = ", ".join(classes[c] for c in np.flatnonzero(oof.labels[i])) or "none"
-        else:
-            truth = classes[oof.labels[i]]
+    for i in np.argsort(-np.where(wrong, size, -1), kind="stable")[: min(MOST, count)]:
+        truth = name_labels(classes, oof.labels[i])
         found.append(
             Mistake(str(oof.ids[i]), int(oof.folds[i]), truth, classes[worst[i]], float(p[i, worst[i]]), p[i])
         )
-    kept = f", the {MOST} surest of them here" if int(wrong.sum()) > MOST else ""
+    kept = f", the worst {MOST} are listed" if count > MOST else ""
     return (
         found,
-        f"{int(wrong.sum())} of {len(p)} clips are wrong out of fold{kept}: each judged by models that have "
-        "not seen it.",
+        f"{count} of {len(p)} clips misclassified, worst first{kept}. These are out-of-fold predictions: "
+        "each clip is scored by a model that never saw it.",
     )
 
 
-def find_files(whole: Member, mistakes: list[Mistake]) -> dict[str, Path]:
-    """The audio of mistakes by the clips' ids, as far as the competition's files are where get_features.py
-    found them."""
+def name_labels(classes: list[str], labels: np.ndarray) -> str:
+    """A clip's label in words: of an index, or of a row with a 1 for each label of several."""
+    if np.ndim(labels) == 0:
+        return classes[int(labels)]
+    return ", ".join(classes[index] for index in np.flatnonzero(labels)) or "none"
+
+
+def find_files(whole: Member, ids: Iterable[str]) -> dict[str, Path]:
+    """The audio files of clips by id, as far as they still lie where get_features.py found them."""
     for run in whole.list_runs():
         folder = run.config.get("features_folder")
         if folder and Path(folder).is_dir():
-            return clip_files.find_audio(Path(folder), [one.id for one in mistakes])
+            return clip_files.find_audio(Path(folder), ids)
     return {}

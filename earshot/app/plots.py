@@ -1,4 +1,4 @@
-"""Pictures of the page: a clip with its windows, a saliency, feature maps."""
+"""The page's pictures: a clip with its windows, the evidence, feature maps."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from earshot.report import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The colours of diverging values: below zero, zero, above zero.
+# The colours of negative values, zero and positive values.
 LOW, MIDDLE, HIGH = (255, 128, 51), (255, 255, 255), (51, 128, 255)
-STEPS = 127  # shades to either side
+STEPS = 127  # shades of each sign
 HZ = (0, 500, 1000, 2000, 4000, 8000, 16000)
 CLASSES = 6  # rows of a timeline
 ENVELOPE = 1200  # points of a waveform
-_lock = threading.Lock()  # matplotlib's settings are the process's
+_lock = threading.Lock()  # matplotlib's settings are global
 
 
 def draw_clip(
@@ -36,16 +36,16 @@ def draw_clip(
     classes: list[str],
     probabilities: np.ndarray,
 ) -> bytes:
-    """A PNG: waveform, spectrogram, and for a clip of several windows the likeliest classes over time.
+    """A PNG: waveform, spectrogram, and for several windows the likeliest classes over time.
 
     Args:
-        wave: (samples,). windows: (windows, classes); they begin at `start` and hold `length` seconds each,
-            of the wave's.
-        probabilities: (classes,) of the whole clip: the rows' order.
+        wave: (samples,). windows: (windows, classes) probabilities.
+        start, length: (windows,) seconds, from the start of the wave.
+        probabilities: (classes,) of the whole clip, which decide the order of the rows.
     """
     several = len(windows) > 1
     seconds = len(wave) / rate
-    # Those that are likely over all, and those that are likely somewhere.
+    # Classes that are likely overall or in a window.
     order = np.argsort(-np.maximum(probabilities, windows.max(0)), kind="stable")[:CLASSES]
     order = order[np.argsort(-probabilities[order], kind="stable")]
     names = style.shorten_names(classes, 18)
@@ -84,7 +84,7 @@ def _draw_waveform(axes: Any, wave: np.ndarray, seconds: float) -> None:
 
 
 def _draw_spectrogram(axes: Any, wave: np.ndarray, rate: int, colours: Any) -> None:
-    """The spectrogram, its rows evenly spaced on the mel scale."""
+    """The spectrogram, with rows evenly spaced on the mel scale."""
     top = float(spectrogram.to_mel(rate / 2))
     drawn = axes.imshow(
         spectrogram.compute_mel(wave, rate),
@@ -111,26 +111,26 @@ def _draw_timeline(
     names: list[str],
     seconds: float,
 ) -> None:
-    # Windows may overlap: the border between two lies halfway between their middles.
+    # Windows may overlap: the border of two is halfway between their centres.
     middle = start + length / 2
     edges = np.concatenate([[0.0], (middle[1:] + middle[:-1]) / 2, [max(seconds, float(middle[-1]) + 1e-3)]])
     edges = np.maximum.accumulate(edges)
     drawn = axes.pcolormesh(edges, np.arange(len(names) + 1), values.T, cmap="magma_r", vmin=0, vmax=1)
     axes.set_yticks(np.arange(len(names)) + 0.5, names)
     axes.invert_yaxis()
-    axes.set_title("probability, window by window")
+    axes.set_title("probability in each window")
     figure.colorbar(drawn, ax=axes, pad=0.01, aspect=10)
 
 
 def draw_saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: str) -> bytes:
-    """A PNG: the window's spectrogram in grey under the evidence in colour, and the evidence over time.
+    """A PNG: the window's spectrogram in grey, the evidence over it in colour, and the evidence over time.
 
     Args:
-        wave: (samples,) of the window. start: when it begins, in seconds.
+        wave: (samples,) of the window. start: of the window, in seconds.
     """
     seconds = len(wave) / rate
     values = found.values
-    # A window that is filled up shows its real part only.
+    # Padding at the end of a window is not shown.
     values = values[:, : max(1, round(values.shape[1] * min(1.0, seconds / found.seconds)))]
     most = float(np.percentile(np.abs(values), 99.5)) or 1e-9
     scaled = np.clip(values / most, -1, 1)
@@ -187,8 +187,10 @@ def _build_palette() -> list[int]:
 
 
 def draw_diverging_map(values: np.ndarray) -> bytes:
-    """A PNG of (rows, columns), a pixel a cell, the first row below; scaled by the largest absolute value,
-    zero white."""
+    """A PNG of (rows, columns), one pixel per cell, the first row at the bottom.
+
+    Values are scaled by the largest absolute value; zero is white.
+    """
     from PIL import Image
 
     most = float(np.abs(values).max()) or 1.0
@@ -198,22 +200,21 @@ def draw_diverging_map(values: np.ndarray) -> bytes:
 
 
 def to_data_url(png: bytes) -> str:
-    """A picture as an address that needs no server."""
+    """A picture as a data URL."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def render_maps(found: dict[str, list[FeatureMap]]) -> str:
-    """The HTML of feature maps: layers side by side, each with its sub-layers to open, and the colours'
-    scale."""
+    """The HTML of feature maps: the colour scale, the layers side by side, and their sub-layers to open."""
     if not found:
         return (
-            '<p class="quiet">Neither this head nor its extractor has layers with maps: the head is '
-            "fitted on plain numbers.</p>"
+            '<p class="quiet">No feature maps: neither this head nor its extractor has a layer with a time '
+            "axis.</p>"
         )
     ramp = to_data_url(draw_diverging_map(np.linspace(-1, 1, 2 * STEPS + 1)[None].repeat(4, 0)))
     parts = [
         '<div class="scale"><span>−1</span><img alt="orange is negative, white zero, blue positive" '
-        f'src="{ramp}"><span>+1</span> <span class="quiet">of each map\'s own largest value</span></div>'
+        f'src="{ramp}"><span>+1</span> <span class="quiet">of each map\'s largest value</span></div>'
     ]
     for whose, maps in found.items():
         parts.append(f"<h3>{escape(whose)}</h3>")

@@ -1,4 +1,4 @@
-"""Requests as they were before a reverse proxy: another host, a path with a prefix."""
+"""Middleware that restores the host and the path prefix that a reverse proxy took off a request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from earshot.app.address import Address, clean_prefix, parse_host
 
 
 def read_forwarded_headers(headers: Headers) -> Address:
-    """What the X-Forwarded headers say. They come from outside: what is no plain path or host is ignored."""
+    """The address in the X-Forwarded headers. They are untrusted: an invalid path or host is ignored."""
 
     def first(name: str) -> str:
         return headers.get(name, "").partition(",")[0].strip()
@@ -27,52 +27,52 @@ def read_forwarded_headers(headers: Headers) -> Address:
 
 
 class ProxyMiddleware:
-    """ASGI middleware: requests as they were before a proxy took the prefix off and changed the host.
+    """ASGI middleware: gives requests the prefix and the host that the browser sees.
 
     Args:
-        address: what --root-path says, which comes before the headers; None where it is not given.
-        hosts: those that a request may name; none: any.
-        own: what the server's own paths begin with, such as api.
+        address: of --root-path, which overrides the headers; None where it is not given.
+        hosts: the accepted ones; empty: any.
+        own: the first parts of the server's own paths, such as api.
     """
 
     def __init__(self, app: Any, address: Address | None, hosts: Collection[str], own: Collection[str]):
         self.app, self.address, self.hosts, self.own = app, address, hosts, own
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        """Refuse another host, or pass on with the address that the browser sees."""
+        """Refuse a foreign host, else pass the request on with the browser's address."""
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
         if self.hosts and parse_host(headers.get("host", "")) not in self.hosts:
             return await PlainTextResponse(self.format_refusal(), 400)(scope, receive, send)
-        said = read_forwarded_headers(headers)
-        fixed = self.address or said
-        prefix, host = fixed.prefix, fixed.host or said.host
-        # Most proxies take the prefix off. One that leaves it is known by the path, unless the server's own
+        forwarded = read_forwarded_headers(headers)
+        fixed = self.address or forwarded
+        prefix, host = fixed.prefix, fixed.host or forwarded.host
+        # Most proxies take the prefix off. One that keeps it shows in the path, unless the server's own
         # paths begin with the prefix.
-        left = prefix and prefix.removeprefix("/") not in self.own
-        if left and scope["path"] == prefix:  # the page's links are relative to its folder
+        kept = prefix and prefix.removeprefix("/") not in self.own
+        if kept and scope["path"] == prefix:  # the page's links are relative to its folder
             return await RedirectResponse(f"{prefix}/")(scope, receive, send)
-        if not (left and scope["path"].startswith(f"{prefix}/")):
+        if not (kept and scope["path"].startswith(f"{prefix}/")):
             scope = {**scope, "path": prefix + scope["path"]}
-        # gradio makes addresses of these without a look at the prefix: it gets the browser's host instead
+        # gradio builds addresses from these and ignores the prefix: it gets the browser's host instead
         gone = {b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-prefix", b"x-gradio-server"}
         rest = [
             pair for pair in scope["headers"] if pair[0] not in gone and not (host and pair[0] == b"host")
         ]
         scope = {
             **scope,
-            "scheme": fixed.scheme or said.scheme or scope["scheme"],
+            "scheme": fixed.scheme or forwarded.scheme or scope["scheme"],
             "root_path": prefix,
             "headers": [*rest, (b"host", host.encode())] if host else rest,
         }
         await self.app(scope, receive, send)
 
     def format_refusal(self) -> str:
-        """What a request for another host gets: the reason, and what to do."""
+        """The reply to a request for a foreign host: the reason and what to do."""
         return (
-            f"This page answers requests for {' or '.join(sorted(self.hosts))} alone, and this one names "
-            "another host. To reach it from other machines, start app.py with --host 0.0.0.0 (whoever "
-            "reaches this machine may then use it). Behind a proxy, let it send one of these as Host, or "
-            "start app.py with --root-path and the page's whole address.\n"
+            f"This page only accepts requests for the host {' or '.join(sorted(self.hosts))}. To use it from "
+            "other machines, start app.py with --host 0.0.0.0: everyone who can reach this machine can then "
+            "use it. Behind a proxy, let the proxy send one of these hosts, or start app.py with --root-path "
+            "and the page's whole address.\n"
         )

@@ -1,5 +1,4 @@
-"""What the page and the API share: an upload is checked, heard, and remembered for the questions that
-follow."""
+"""What the page and the API share: checks of uploads, and recent predictions."""
 
 from __future__ import annotations
 
@@ -14,39 +13,41 @@ from earshot.app.upload_limits import UploadLimits
 from earshot.prediction.predictor import Prediction, Predictor
 from earshot.prediction.seen_clips import SeenClips
 
-REMEMBERED = 4  # answers, with their samples
+REMEMBERED = 4  # predictions, with their samples
 
 
 class Session:
-    """A hearing with limits; `name` is the run's or the blend's."""
+    """A predictor with upload limits; `name` is the run's or the blend's."""
 
-    def __init__(self, hearing: Predictor, limits: UploadLimits, name: str):
-        self.hearing, self.limits, self.name = hearing, limits, name
-        self.seen = SeenClips(hearing.whole)
+    def __init__(self, predictor: Predictor, limits: UploadLimits, name: str):
+        self.predictor, self.limits, self.name = predictor, limits, name
+        self.seen = SeenClips(predictor.whole)
         self._recent: OrderedDict[str, Prediction] = OrderedDict()
 
     def predict(self, path: Path | str) -> Prediction:
-        """What a file is; BadAudio, in a line, where it is refused or cannot be heard."""
+        """The prediction for a file, computed once; BadAudio where the file is refused or can't be read."""
         key = str(path)
-        with self.hearing.lock:
+        with self.predictor.lock:
             if key not in self._recent:
                 self.limits.check(path)
-                self._recent[key] = self.hearing.predict_file(path)
+                self._recent[key] = self.predictor.predict_file(path)
             self._recent.move_to_end(key)
             while len(self._recent) > REMEMBERED:
                 self._recent.popitem(last=False)
             return self._recent[key]
 
     def forget(self, path: Path | str) -> None:
-        """Drop a file's answer: its name will be another file's."""
+        """Drop the prediction for a path that another file may take."""
         self._recent.pop(str(path), None)
 
     def predict_json(self, path: Path | str, top: int, name: str) -> dict[str, Any]:
-        """The API's reply: the `top` likeliest classes of the clip and of each of its windows, and a warning
-        where it is a training clip; the same errors.
+        """The API's reply: the `top` likeliest classes of the clip and of each window, and a warning for a
+        training clip.
 
         Args:
-            name: what the upload was called, "" where it was not said.
+            name: the upload's file name, "" where it is not known.
+        Raises:
+            BadAudio: the file is refused or can't be read.
         """
         began = time.perf_counter()
         try:
@@ -74,4 +75,4 @@ class Session:
     def find_likeliest(self, row: np.ndarray, top: int) -> list[dict[str, Any]]:
         """[{"class", "probability"}], the likeliest first."""
         order = np.argsort(-row, kind="stable")[:top]
-        return [{"class": self.hearing.classes[i], "probability": round(float(row[i]), 6)} for i in order]
+        return [{"class": self.predictor.classes[i], "probability": round(float(row[i]), 6)} for i in order]

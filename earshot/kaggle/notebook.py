@@ -1,4 +1,4 @@
-"""A notebook with the kit's code inside: what is pushed to Kaggle is one file."""
+"""Notebooks with the kit's code inside: Kaggle takes one file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("get_features.py", "train.py", "predict.py", "doctor.py", "requirements.txt")
 CODE = (*SCRIPTS, "earshot/", "models/", "recipes/")
 KINDS = {".py", ".yaml", ".txt"}
-EMPTY = 'CODE = ""'  # the line of a notebook that takes the archive
+EMPTY = 'CODE = ""'  # the line of a notebook that the archive replaces
 METADATA = "kernel-metadata.json"
-LARGEST = 1 << 20  # bytes: what Kaggle takes of a notebook's source
+LARGEST = 1 << 20  # bytes: Kaggle's limit for a notebook's source
 ABOUT = (
     "Put the kit's code into each notebook of notebooks/, for the kaggle client to push.\n"
     "\n"
@@ -28,18 +28,17 @@ ABOUT = (
 
 
 def list_files() -> list[Path]:
-    """The product's files below ROOT, sorted: what the scripts need, neither tests nor outputs, nor what git
-    does not track."""
+    """The files that the scripts need, sorted: no tests, no outputs, nothing that git does not track."""
     names = [name for name in bundle.list_product_files() if name.startswith(CODE)]
     return [ROOT / name for name in names if Path(name).suffix in KINDS]
 
 
 def pack_code() -> str:
-    """The code as a tar.xz in base64 (half of what a zip takes); equal code gives equal text."""
+    """The code as a tar.xz in base64, half as large as a zip; equal code gives equal text."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz", preset=9) as packed:
         for path in list_files():
-            entry = tarfile.TarInfo(path.relative_to(ROOT).as_posix())  # of no owner, and from 1970
+            entry = tarfile.TarInfo(path.relative_to(ROOT).as_posix())  # without owner and time
             entry.size = path.stat().st_size
             with open(path, "rb") as file:
                 packed.addfile(entry, file)
@@ -47,31 +46,32 @@ def pack_code() -> str:
 
 
 def fill_in_code(path: Path) -> str:
-    """The notebook's text with the code in its line `CODE = ""`; as it is where it has no such line.
+    """A notebook's JSON with the code in its line `CODE = ""`, without saved outputs.
 
     Raises:
-        UserError: no notebook, or one that becomes larger than Kaggle takes.
+        UserError: not a notebook, or too large for Kaggle with the code in it.
     """
     notebook = read_json(path)
     if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
-        raise UserError(f"{path} is no notebook: it has no cells")
+        raise UserError(f"{path} is not a notebook: it has no cells")
     for cell in notebook["cells"]:
         lines = "".join(cell["source"]).split("\n")
+        if cell["cell_type"] == "code":  # Kaggle makes outputs of its own, and their size counts
+            cell["outputs"], cell["execution_count"] = [], None
         if cell["cell_type"] == "code" and EMPTY in lines:
             lines[lines.index(EMPTY)] = f'CODE = "{pack_code()}"'
             cell["source"] = "\n".join(lines)
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     if len(text.encode("utf-8")) > LARGEST:
         raise UserError(
-            f"{path} with the code in it is larger than the {LARGEST >> 20} MB that Kaggle takes: attach the "
+            f"{path} with the code in it is larger than Kaggle's limit of {LARGEST >> 20} MB: attach the "
             "code as a data set"
         )
     return text
 
 
 def build(out: Path) -> list[Path]:
-    """Every notebook of notebooks/ as a folder that the kaggle client pushes: OUT/<name>/<name>.ipynb and its
-    metadata."""
+    """Write a folder for the kaggle client per notebook: OUT/<name>/<name>.ipynb and its metadata."""
     built = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         folder = out / path.stem
