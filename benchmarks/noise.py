@@ -76,7 +76,7 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
 
 
 def trained() -> list[str]:
-    """The recipes whose heads are trained in steps: scikit-learn's are fitted at once, on the CPU."""
+    """The recipes whose heads are trained in steps: scikit-learn's heads have no steps and run on the CPU."""
     return [name for name in config.list_recipes() if not estimators.is_sklearn_head(case(name).build)]
 
 
@@ -113,7 +113,7 @@ def rows(case: Case, clips: int, device: str = "cpu"):
 
 
 def fitter(case: Case, folder: Path, device: Any, clips: int, **changes: Any):
-    """The kit's own `Fitter` on noise: all clips are trained on, every fifth is asked as well.
+    """The kit's own `Fitter` on noise: all clips are trained on, every fifth is predicted as well.
 
     Args:
         folder: an empty one, for its checkpoints.

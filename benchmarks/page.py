@@ -4,7 +4,7 @@
     python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt [--clips 40] [--no-results]
 
 The runs are trained for an epoch beforehand: what they have learnt makes no difference to the time. Clips
-are asked one after the other, by /api/predict; on the page itself pictures follow, which are drawn after the
+are sent one after the other to /api/predict; on the page itself pictures follow, which are drawn after the
 classes are there.
 """
 
@@ -90,7 +90,7 @@ def main() -> None:
             [
                 f"`python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt --clips {len(clips)}` "
                 f"on {machine()}:",
-                f"{len(clips)} clips of 5 s, asked one by one of `/api/predict` of the open page. Target: "
+                f"{len(clips)} clips of 5 s, sent one by one to `/api/predict` of the open page. Target: "
                 f"{LIMIT:g} ms.",
                 f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}, this benchmark's own "
                 "work included.",

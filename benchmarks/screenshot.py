@@ -1,4 +1,4 @@
-"""A picture of the page in a real browser, a clip heard and explained -> docs/page.png.
+"""A picture of the page in a real browser, with a clip predicted and explained -> docs/page.png.
 
     python benchmarks/screenshot.py --run runs/small_cnn --clip CLIP.ogg
 

@@ -1,4 +1,4 @@
-"""Files that a stranger may hand in: pickles that call, build, refer, claim, bomb; each has to be refused and
+"""Untrusted files: pickles that call, build, refer, claim, bomb; each has to be refused and
 nothing of it run.
 
 As a program: `python tests/hostile.py FOLDER` writes them all and reads them under a limit of memory and an

@@ -1,4 +1,4 @@
-"""A stranger's run, all its checksums right: what it lacks, or claims, is refused in one line before memory
+"""An untrusted run with valid checksums: what it lacks or claims wrongly is refused in one line before memory
 is taken."""
 
 from __future__ import annotations

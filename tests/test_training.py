@@ -49,7 +49,7 @@ def test_a_group_in_two_of_the_datas_folds_is_refused_by_name(elsewhere):
     own[20], own[21], own[23] = 1, 1, 1
     with pytest.raises(UserError, match=rf"group g5 lies in folds 1 and {elsewhere}\b.*--folds"):
         folds.assign_folds(LABELS, own, groups, None, 0)
-    assert set(folds.assign_folds(LABELS, own, groups, 3, 0)[0]) == {0, 1, 2}, "--folds K mends it"
+    assert set(folds.assign_folds(LABELS, own, groups, 3, 0)[0]) == {0, 1, 2}, "--folds K fixes it"
 
 
 @pytest.mark.parametrize("k, count", [(None, 5), (3, 3)])
