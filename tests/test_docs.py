@@ -51,14 +51,22 @@ def list_blocks(page: Path) -> list[Block]:
 
 
 def list_runnable(page: Path) -> list[Block]:
-    """The blocks that this file runs."""
-    return [b for b in list_blocks(page) if not b.order.startswith(("not run: ", "run by: "))]
+    """What this file runs: each block of commands, and the page's Python as one script, since its blocks share
+    their variables."""
+    found = [b for b in list_blocks(page) if not b.order.startswith(("not run: ", "run by: "))]
+    python = [block for block in found if block.language == "python"]
+    commands = [block for block in found if block.language != "python"]
+    if python:
+        order = next((block.order for block in python if block.order), "")
+        commands.append(Block(order, "python", "\n\n".join(block.code for block in python)))
+    return commands
 
 
 def run_block(folder: Path, block: Block) -> str:
     """What a block prints, run in a folder; it must end with exit code 0."""
     if block.language == "python":
-        command = [sys.executable, "-c", block.code]
+        (folder / "page.py").write_text(block.code, encoding="utf-8")
+        command = [sys.executable, "page.py"]
     else:
         command = ["bash", "-euo", "pipefail", "-c", block.code]
     tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
