@@ -42,7 +42,7 @@ def correct(run: Path, name: str, folds: list[int] | None = None) -> tuple[int, 
 
     Args:
         run: the run's folder.
-        name: "oof_last" (the last epoch, unbiased) or "oof" (the best epoch, chosen on the validation fold: optimistic).
+        name: "oof_last" (last epoch, unbiased) or "oof" (best epoch, optimistic).
     """
     with open(run / f"{name}.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if folds is None or int(row["fold"]) in folds]

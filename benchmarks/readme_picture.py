@@ -3,8 +3,8 @@
     python benchmarks/readme_picture.py --data ESC10 --weights mn04_as_mAP_432.pt
     python benchmarks/readme_picture.py         # the quickstart on the sample competition
 
-It runs the commands in a new folder and takes pictures of what comes out. With --data the competition is ESC-10,
-fold 5 to be submitted, as benchmarks/first_submission.py cuts it. Needs a Chromium (apt install chromium) and
+It runs the commands in a new folder and takes pictures of what comes out. With --data the competition is
+ESC-10 with fold 5 to be submitted, as benchmarks/first_submission.py cuts it. Needs a Chromium (apt install chromium) and
 playwright, which drives it.
 """
 
@@ -51,7 +51,11 @@ def run_commands(folder: Path, commands: tuple[str, ...]) -> str:
     for command in commands:
         script, *flags = command.split()
         done = subprocess.run(
-            [sys.executable, str(ROOT / script), *flags], cwd=folder, stdout=subprocess.PIPE, text=True, check=True
+            [sys.executable, str(ROOT / script), *flags],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
         lines.append(f"<b>$ python {html.escape(command)}</b>")
         lines += [html.escape(line) for line in done.stdout.splitlines() if line.startswith(SHOWN)]

@@ -49,9 +49,9 @@ def open_page(run: str, clip: str, width: int, height: int = 700, full_page: boo
             page = started.chromium.launch(**browser).new_page(viewport={"width": width, "height": height})
             page.goto(address)
             page.set_input_files("#clip input[type=file]", clip)
-            page.wait_for_selector("#picture img")
+            page.wait_for_selector("#picture img, #picture svg")
             page.click("#evidence")
-            page.wait_for_selector("#shown img", timeout=120_000)
+            page.wait_for_selector("#shown img, #shown svg", timeout=120_000)
             page.mouse.move(0, 0)
             page.wait_for_timeout(1000)  # for what fades in
             page.evaluate("window.scrollTo(0, 0)")

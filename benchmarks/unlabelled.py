@@ -81,7 +81,7 @@ def fit(cache: Path, name: str, seeds: int, *args: str) -> Run:
 
 
 def right(run: Run, cache: Path) -> list[int]:
-    """Hidden clips predicted correctly by one and by several seeds of the folds' models, by one and by several
+    """Hidden clips predicted correctly by one and several seeds of the folds' models, by one and several
     on all clips."""
     rows = dataset.load_rows(Cache(cache), "subm", run.config["record"]["view"], CPU)
     truth = [line.split(",")[1] for line in (cache / "solution.csv").read_text().splitlines()[1:]]

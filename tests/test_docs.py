@@ -6,7 +6,7 @@ Before a block of ```bash or ```python a page may have one of these comments:
     <!-- run by: tests/test_X.py -->  another test runs it
     <!-- needs: esc10 -->             real clips and weights, which not every machine has
 
-Every page starts where docs/index.md ends: with the sample competition's cache data/sample/logmel, and a run of `svm`.
+Every page starts where docs/index.md ends: with the cache data/sample/logmel and a run of `svm`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def list_blocks(page: Path) -> list[Block]:
 
 
 def list_runnable(page: Path) -> list[Block]:
-    """What this file runs: each block of commands, and the page's Python as one script, since its blocks share
-    their variables."""
+    """What this file runs: each block of commands, and the page's Python as one script, for its blocks share
+    variables."""
     found = [b for b in list_blocks(page) if not b.order.startswith(("not run: ", "run by: "))]
     python = [block for block in found if block.language == "python"]
     commands = [block for block in found if block.language != "python"]
@@ -121,7 +121,9 @@ def test_each_block_is_run_or_says_why_not(page: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.stem != "index" and list_runnable(page)], ids=lambda page: page.stem
+    "page",
+    [page for page in PAGES if page.stem != "index" and list_runnable(page)],
+    ids=lambda page: page.stem,
 )
 def test_the_commands_work(page: Path, begun: Path, tmp_path: Path) -> None:
     folder = tmp_path / "project"
@@ -185,7 +187,15 @@ def test_the_page_of_commands_is_up_to_date() -> None:
 def test_flags_and_recipes_in_the_guides_exist() -> None:
     known = set(re.findall(r"--[a-z][a-z0-9-]+", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")))
     known |= {"--help", "--help-all", "--data", "--only", "--input", "--classes", "--option", "--data-binary"}
-    known |= {"--strict", "--kills", "--drops", "--clip", "--n-fft", "--check", "--logdir"}  # of other programs
+    known |= {
+        "--strict",
+        "--kills",
+        "--drops",
+        "--clip",
+        "--n-fft",
+        "--check",
+        "--logdir",
+    }  # of other programs
     names = set(recipes.list_recipes()) | {"auto", "NAME", "tiny_cnn", "mlp"}
     for page in ALL:
         if page.stem in ("cli", "results"):
@@ -207,7 +217,16 @@ def test_the_reading_list_is_what_it_claims() -> None:
 def test_the_site_builds_and_needs_no_network(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="no mkdocs-material here: make docs installs it")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--quiet",
+            "--site-dir",
+            str(tmp_path / "site"),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -19,7 +19,21 @@ BANNED = {
 }
 PATTERN = re.compile(r"\b(" + "|".join(f"(?:{word})" for word in BANNED) + r")\b")
 FOLDERS = (".ci", "benchmarks", "docs", "earshot", "models", "notebooks", "recipes", "tests")
-SUFFIXES = ("", ".py", ".md", ".yaml", ".yml", ".ipynb", ".toml", ".cff", ".txt", ".css", ".js", ".html", ".jinja")
+SUFFIXES = (
+    "",
+    ".py",
+    ".md",
+    ".yaml",
+    ".yml",
+    ".ipynb",
+    ".toml",
+    ".cff",
+    ".txt",
+    ".css",
+    ".js",
+    ".html",
+    ".jinja",
+)
 
 
 def list_files() -> list[Path]:
@@ -51,7 +65,14 @@ def find_banned(text: str) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize(
     "text",
-    ["beware: full", "the clips left unheard", "StrangersFiles", "a stranger's file", "it flatters", "mend_it"],
+    [
+        "beware: full",
+        "the clips left unheard",
+        "StrangersFiles",
+        "a stranger's file",
+        "it flatters",
+        "mend_it",
+    ],
 )
 def test_the_words_are_found(text: str) -> None:
     assert find_banned(text)
