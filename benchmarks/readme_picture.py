@@ -4,8 +4,8 @@
     python benchmarks/readme_picture.py         # the quickstart on the sample competition
 
 It runs the commands in a new folder and takes pictures of what comes out. With --data the competition is
-ESC-10 with fold 5 to be submitted, as benchmarks/first_submission.py cuts it. Needs a Chromium (apt install chromium) and
-playwright, which drives it.
+ESC-10 with fold 5 to be submitted, as benchmarks/first_submission.py cuts it. Needs a Chromium
+(apt install chromium) and playwright, which drives it.
 """
 
 from __future__ import annotations
