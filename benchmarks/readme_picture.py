@@ -59,7 +59,8 @@ def run_commands(folder: Path, commands: tuple[str, ...]) -> str:
         )
         lines.append(f"<b>$ python {html.escape(command)}</b>")
         lines += [html.escape(line) for line in done.stdout.splitlines() if line.startswith(SHOWN)]
-    return "\n".join(lines)
+    first = (folder / "submissions" / "submission.csv").read_text(encoding="utf-8").splitlines()[:4]
+    return "\n".join([*lines, "<b>$ head -4 submissions/submission.csv</b>", *map(html.escape, first)])
 
 
 def main() -> None:
@@ -83,7 +84,7 @@ def main() -> None:
         (run,) = (path for path in (folder / "runs").iterdir() if (path / "report.html").is_file())
         clip = sorted(next((folder / "data").glob("*/audio_test")).iterdir())[0]
         os.chdir(folder)  # app.py takes the only run of runs/
-        page = open_page(str(run), str(clip), width=900, height=1250, full_page=False)
+        page = open_page(f"runs/{run.name}", str(clip), width=900, height=1250, full_page=False)
         with sync_playwright() as started:
             window = started.chromium.launch(**browser)
             view = window.new_page(viewport={"width": 900, "height": 1150})
