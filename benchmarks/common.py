@@ -38,11 +38,11 @@ def machine() -> str:
 
 
 def correct(run: Path, name: str, folds: list[int] | None = None) -> tuple[int, int]:
-    """Clips answered rightly and clips asked in a run's out-of-fold file, of some folds or of all.
+    """Clips predicted correctly and all clips in a run's out-of-fold file, of some folds or of all.
 
     Args:
         run: the run's folder.
-        name: "oof_last" (the final epoch, honest) or "oof" (the best epoch, chosen on the fold it scores).
+        name: "oof_last" (last epoch, unbiased) or "oof" (best epoch, optimistic).
     """
     with open(run / f"{name}.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if folds is None or int(row["fold"]) in folds]
@@ -61,7 +61,7 @@ def keep_rows(title: str, about: list[str], header: str, rows: dict[str, str], p
         header: the table's first line, "| a | b |".
         rows: the first cell -> the whole line.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else "# Measured\n"
+    text = path.read_text(encoding="utf-8") if path.exists() else "# All measurements\n"
     before, found, after = text.partition(f"\n## {title}\n")
     old, more, rest = after.partition("\n## ") if found else ("", "", "")
     kept = {

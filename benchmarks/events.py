@@ -4,7 +4,7 @@ RESULTS.md.
     python benchmarks/events.py --data ESC10 --weights mn04_as_mAP_432.pt [--quick]
 
 `events`: recordings of 30 s, two or three clips of different classes in noise, any number of labels a
-recording. `soundscapes`: clips of 5 s to learn from, recordings of a minute to be answered every 5 s. What is
+recording. `soundscapes`: clips of 5 s to learn from, recordings of a minute with a row every 5 s. What is
 to be submitted is made of the clips of fold 5 alone, each training recording of the clips of one other fold,
 which is its fold. Its solution lies outside the competition's folder, and is looked at when the submission is
 written. Background and levels are drawn: see `background` and `Clips.draw`.
@@ -40,7 +40,7 @@ ABOUT = [
     "scores are of the final",
     "epoch; the submission (the folds' best epochs, by macro-F1) is scored against its hidden solution, made "
     "of fold 5's clips, which",
-    "nothing was trained or chosen on. F1 counts what is said with a probability of 0.5 or more. For the "
+    "nothing was trained or chosen on. F1 counts predictions with a probability of 0.5 or more. For the "
     "soundscapes the folds are of the",
     "clean clips that are learnt from, so their scores are no forecast. 48 recordings, or 288 stretches, are "
     "submitted: a lead of a",
@@ -104,7 +104,7 @@ def background(seconds: float, random: np.random.Generator) -> np.ndarray:
     n = int(seconds * RATE)
     spectrum = np.fft.rfft(random.standard_normal(n))
     spectrum[1:] *= np.arange(1, len(spectrum)) ** -random.uniform(0.2, 0.8)
-    spectrum[: int(30 * seconds)] = 0  # below 30 Hz nobody hears it, and it would be most of the power
+    spectrum[: int(30 * seconds)] = 0  # inaudible below 30 Hz, where most of the power would be
     wave = np.fft.irfft(spectrum, n)
     swell = 10 ** (
         3 / 20 * np.sin(2 * np.pi * (np.arange(n) / RATE / random.uniform(5, 20) + random.uniform()))
@@ -173,10 +173,10 @@ def make_soundscapes(
         write_wave(folder / "test_soundscapes" / f"soundscape_{number:03d}.flac", wave)
         for end in range(step, int(seconds) + 1, step):
             inside = {label: min(end, last) - max(end - step, first) for label, first, last in events}
-            heard = {
+            present = {
                 label for label, first, last in events if inside[label] >= min(HEARD, (last - first) / 2)
             }
-            solution[f"soundscape_{number:03d}_{end}"] = heard
+            solution[f"soundscape_{number:03d}_{end}"] = present
     write_csv(folder / "train.csv", ["filename", "primary_label", "fold"], rows)
     write_csv(
         folder / "sample_submission.csv", ["row_id", *classes], [[id, *[0] * len(classes)] for id in solution]

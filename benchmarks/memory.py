@@ -156,7 +156,7 @@ def disk(case: noise.Case, parameters: int) -> tuple[tuple[int, int], list[int]]
 
 
 def _cached(case: noise.Case) -> dict:
-    # AST caches two of its three views unless it is told to.
+    # AST caches two of its three views by default.
     return {view: shape for view, shape in case.shapes.items() if view != "tokens" or case.view == "tokens"}
 
 

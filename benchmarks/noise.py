@@ -113,7 +113,7 @@ def rows(case: Case, clips: int, device: str = "cpu"):
 
 
 def fitter(case: Case, folder: Path, device: Any, clips: int, **changes: Any):
-    """The kit's own `Fitter` on noise: all clips are trained on, every fifth is asked as well.
+    """The kit's own `Fitter` on noise: all clips are trained on, every fifth is predicted as well.
 
     Args:
         folder: an empty one, for its checkpoints.

@@ -6,7 +6,7 @@ training, at several sizes.
 
 The clips are synthesised, short and all different. Memory is the peak of the anonymous memory (RssAnon) of a
 script and of all its processes, every 10 ms: pages of mapped files are the system's to take back. Training
-streams where train.py can be told to.
+streams where train.py has a flag for it.
 """
 
 from __future__ import annotations

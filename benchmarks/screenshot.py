@@ -1,4 +1,4 @@
-"""A picture of the page in a real browser, a clip heard and explained -> docs/page.png.
+"""A picture of the page in a real browser, with a clip predicted and explained -> docs/page.png.
 
     python benchmarks/screenshot.py --run runs/small_cnn --clip CLIP.ogg
 
@@ -27,6 +27,50 @@ FLAGS = [
 ]
 
 
+def find_browser() -> dict:
+    """How playwright launches the Chromium of this machine."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        raise SystemExit("error: no Chromium here: apt install chromium")
+    return {"executable_path": browser, "args": FLAGS}
+
+
+def open_page(run: str, clip: str, width: int, height: int = 700, full_page: bool = True) -> bytes:
+    """Open the page of a run, upload a clip, ask why: a PNG."""
+    from playwright.sync_api import sync_playwright
+
+    browser = find_browser()
+    command = [sys.executable, str(ROOT / "app.py"), "--run", run, "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        process.stdout.readline()
+        address = re.search(r"http://[\d.:]+", process.stdout.readline())[0]
+        with sync_playwright() as started:
+            page = started.chromium.launch(**browser).new_page(viewport={"width": width, "height": height})
+            page.goto(address)
+            page.set_input_files("#clip input[type=file]", clip)
+            page.wait_for_selector("#picture img, #picture svg")
+            page.click("#evidence")
+            page.wait_for_selector("#shown img, #shown svg", timeout=120_000)
+            page.mouse.move(0, 0)
+            page.wait_for_timeout(1000)  # for what fades in
+            page.evaluate("window.scrollTo(0, 0)")
+            return page.screenshot(full_page=full_page)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def shrink(picture: io.BytesIO, out: str) -> None:
+    """Write a PNG with 256 colours: a third of the bytes."""
+    from PIL import Image
+
+    Image.open(picture).convert("RGB").quantize(
+        256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    ).save(out, optimize=True)
+    print(f"{out}: {Path(out).stat().st_size / 1e3:.0f} kB")
+
+
 def main() -> None:
     """Open the page, upload, look."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -35,37 +79,7 @@ def main() -> None:
     parser.add_argument("--out", default=str(ROOT / "docs" / "page.png"))
     parser.add_argument("--width", type=int, default=1000)
     flags = parser.parse_args()
-    from PIL import Image
-    from playwright.sync_api import sync_playwright
-
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        raise SystemExit("error: no Chromium here: apt install chromium")
-    command = [sys.executable, str(ROOT / "app.py"), "--run", flags.run, "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        process.stdout.readline()
-        address = re.search(r"http://[\d.:]+", process.stdout.readline())[0]
-        with sync_playwright() as started:
-            page = started.chromium.launch(executable_path=browser, args=FLAGS).new_page(
-                viewport={"width": flags.width, "height": 700}
-            )
-            page.goto(address)
-            page.set_input_files("#clip input[type=file]", flags.clip)
-            page.wait_for_selector("#picture img")
-            page.click("#evidence")
-            page.wait_for_selector("#shown img")
-            page.mouse.move(0, 0)
-            page.wait_for_timeout(1000)  # for what fades in
-            picture = page.screenshot(full_page=True)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait()
-    # 256 colours: a third of the bytes.
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(
-        256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-    ).save(flags.out, optimize=True)
-    print(f"{flags.out}: {Path(flags.out).stat().st_size / 1e3:.0f} kB")
+    shrink(io.BytesIO(open_page(flags.run, flags.clip, flags.width)), flags.out)
 
 
 if __name__ == "__main__":

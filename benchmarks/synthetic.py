@@ -1,4 +1,4 @@
-"""A finished cache of made-up features, for what does not depend on what was heard: speed and memory of
+"""A finished cache of made-up features, for what does not depend on the audio: speed and memory of
 training."""
 
 from __future__ import annotations

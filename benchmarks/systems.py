@@ -148,7 +148,7 @@ def main() -> None:
                 "scored); in brackets those of",
                 "the best epoch, chosen on the fold that it scores. Where fewer epochs or folds than the "
                 "recipe's were trained, the",
-                "column says so: what a published network reaches in so short a budget is no verdict on it.",
+                "column says so: a published network is not judged by so short a budget.",
             ],
             HEADER,
             {f"`{name}`": row},

@@ -4,7 +4,7 @@ features, one process.
     python benchmarks/training.py                       # everything, into benchmarks/RESULTS.md
     python benchmarks/training.py --only linear mlp --no-results
 
-Features are made up (400 clips; speed does not depend on what was heard). All train with the recipe's
+Features are made up (400 clips; speed does not depend on the audio). All train with the recipe's
 optimiser and batch, without augmentation, and evaluate after every epoch: the peers by loss and macro-F1.
 Rounds in turn, medians. "Bare" is the head's own forward, backward and optimiser step on batches that lie
 ready, and its forward over the validation rows.

@@ -81,7 +81,7 @@ def fit(cache: Path, name: str, seeds: int, *args: str) -> Run:
 
 
 def right(run: Run, cache: Path) -> list[int]:
-    """Hidden clips answered rightly by one and by several seeds of the folds' models, by one and by several
+    """Hidden clips predicted correctly by one and several seeds of the folds' models, by one and several
     on all clips."""
     rows = dataset.load_rows(Cache(cache), "subm", run.config["record"]["view"], CPU)
     truth = [line.split(",")[1] for line in (cache / "solution.csv").read_text().splitlines()[1:]]
@@ -101,7 +101,7 @@ def right(run: Run, cache: Path) -> list[int]:
 
 
 def oof(run: Run) -> int:
-    """Labelled clips answered rightly out of fold, final epoch, mean of the seeds."""
+    """Labelled clips predicted correctly out-of-fold, final epoch, mean of the seeds."""
     lines = [line.split(",") for line in (run.folder / "oof_last.csv").read_text().splitlines()[1:]]
     return sum(run.classes[int(np.argmax([float(p) for p in line[3:]]))] == line[2] for line in lines)
 

@@ -317,7 +317,7 @@ def test_events_and_soundscapes_are_competitions_whose_solution_is_known(monkeyp
         events.score(submitted(dict(reversed(solution.items()))), solution)
 
 
-def test_recipes_that_are_fitted_at_once_take_no_steps(fake):
+def test_recipes_of_scikit_learn_heads_take_no_steps(fake):
     import noise
 
     from earshot.core.config import list_recipes

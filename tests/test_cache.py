@@ -1,4 +1,4 @@
-"""Caches: equal bytes, memory maps, and strangers' pickles that must not run."""
+"""Caches: equal bytes, memory maps, and untrusted pickles that must not run."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def poisoned_class(path: Path) -> bytes:
         "list",
     ],
 )
-def test_strangers_pickles_are_refused_and_run_nothing(tmp_path: Path, kind: str) -> None:
+def test_untrusted_pickles_are_refused_and_run_nothing(tmp_path: Path, kind: str) -> None:
     victim, path = tmp_path / "victim", tmp_path / "a.pkl"
     if kind == "reduce":
         path.write_bytes(pickle.dumps(Harm(victim)))

@@ -127,7 +127,7 @@ def test_residual_from_the_second_layer_on():
         assert torch.allclose(graph(x), twice.expand(2, 6, 4))
 
 
-def test_a_clip_is_answered_alone():
+def test_a_clip_is_predicted_alone():
     head = small()
     generator = torch.Generator().manual_seed(3)
     clip, near = (
@@ -137,11 +137,9 @@ def test_a_clip_is_answered_alone():
     with torch.no_grad():
         alone = head(clip)
         beside_copies = head(torch.cat([clip, clip + 1e-3 * near]))[:1]
-        beside_strangers = head(torch.cat([clip, 50 * near + 20]))[:1]
+        beside_others = head(torch.cat([clip, 50 * near + 20]))[:1]
         other = head(near[:1])
-    assert torch.allclose(alone, beside_copies, atol=1e-5) and torch.allclose(
-        alone, beside_strangers, atol=1e-5
-    )
+    assert torch.allclose(alone, beside_copies, atol=1e-5) and torch.allclose(alone, beside_others, atol=1e-5)
     assert not torch.allclose(alone, other, atol=1e-3)
 
 

@@ -87,7 +87,7 @@ def test_from_audio_to_the_page(tmp_path: Path) -> None:
     shutil.copy(next((folder / "tones" / "audio_test").iterdir()), folder / "clip.wav")
     own = {"get_features.py": ["--competition", "tones"]}
     runs: list[str] = []
-    for block in get_blocks("sh"):
+    for block in get_blocks("bash"):
         for line in block.splitlines():
             program, *arguments = line.partition("#")[0].split()
             assert program == "python", line

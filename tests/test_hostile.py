@@ -1,4 +1,4 @@
-"""A stranger's files: refused in one line, within bounds, and nothing of them run."""
+"""Untrusted files are refused in one line, within bounds, and nothing in them runs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_nothing_here_loads_pickles() -> None:
 
 
 def reseal(folder: Path, name: str, change) -> None:
-    """A cache's file changed as a stranger would who knows the format: every checksum is right again."""
+    """A cache's file changed by somebody who knows the format: every checksum is valid again."""
     from earshot.core import checksums
 
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -179,7 +179,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         "- a",
     ],
 )
-def test_yaml_of_a_stranger(tmp_path: Path, text: str, monkeypatch) -> None:
+def test_untrusted_yaml(tmp_path: Path, text: str, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(UserError) as error:
