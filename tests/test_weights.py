@@ -286,9 +286,7 @@ def test_weights_and_folds_from_the_cache_to_the_run(work, capsys):
     assert not same(run_of("e", "--recipe", "svm"), run_of("f", "--recipe", "svm", cache="n"))
     capsys.readouterr()
     run_of("g", "--recipe", "logistic", "--folds", "4")
-    assert (
-        "folds: 0-3 (4 stratified folds, seed 0; 20 clips are only trained on" in capsys.readouterr().out
-    )
+    assert "folds: 0-3 (4 stratified folds, seed 0; 20 clips are only trained on" in capsys.readouterr().out
 
 
 BUSY = (

@@ -253,7 +253,6 @@ class Run:
         files.write_json(self.folder / f"{name}.json", json.loads(json.dumps(value)))
 
 
-
 def build_metadata(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
     """The content of config.yaml beside the record: folder of the cache, class priors, precision."""
     import os
