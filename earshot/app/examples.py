@@ -44,7 +44,7 @@ def _pick_clips(whole: Member, limits: UploadLimits, scratch: Path) -> list[tupl
         if len(labels) == CANDIDATES:
             break
     files = find_files(whole, labels.values())
-    found = []
+    found: list[tuple[str, Path]] = []
     for label, id in labels.items():
         if id in files and len(found) < MOST and _is_accepted(files[id], limits):
             folder = scratch / f"example_{len(found)}"  # the file keeps its name, which an older run goes by

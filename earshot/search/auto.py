@@ -207,7 +207,7 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
 def _describe_blend(members: list[Member], blended: BlendResult) -> str:
     used = [m for m, weight in zip(members, blended.fitted.weights, strict=True) if weight > 0]
     if len(used) == 1:
-        return f"{used[0].folder.name} alone"
+        return f"{(used[0].folder or Path()).name} alone"
     return f"{blended.fitted.method} of {len(used)}"
 
 
