@@ -312,8 +312,8 @@ def find_state(plan: Plan) -> str:
         raise UserError(f"{path} is another program's: give the cache another name with --cache NAME")
     if manifest.get("version") != cache.VERSION:
         raise UserError(
-            f"{plan.folder} was made by cache version {manifest.get('version')}, this is {cache.VERSION}: "
-            "start over with --fresh, or choose another --cache NAME"
+            f"{plan.folder} was made by cache version {manifest.get('version')}, this is version "
+            f"{cache.VERSION}: start over with --fresh, or choose another --cache NAME"
         )
     found = list_differences(manifest["record"], plan.record)
     if found and not manifest.get("complete") and not any((plan.folder / "shards").glob("*.json")):

@@ -27,7 +27,6 @@ from earshot.training.run import Run
 if TYPE_CHECKING:
     from earshot.features.cache import Cache
     from earshot.prediction.blend_weights import BlendResult
-    from earshot.prediction.members import Member
     from earshot.search.candidate_training import CandidateTrainer
 
 
@@ -188,7 +187,7 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
             **leaderboard.select_scores(blend_scores, trainer.flags.metric),
             "fold_std": blended.spread,
             "seconds": trainer.before + time.monotonic() - trainer.began,
-            "status": f"blend: {_describe_blend(chosen, blended)}, cross-fitted",
+            "status": f"blend: {_describe_blend(finished, blended)}, cross-fitted",
         }
     )
     rows = leaderboard.sort_rows(rows, trainer.flags.metric)
@@ -204,10 +203,10 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
     _submit(trainer, whole, first, out)
 
 
-def _describe_blend(members: list[Member], blended: BlendResult) -> str:
-    used = [m for m, weight in zip(members, blended.fitted.weights, strict=True) if weight > 0]
+def _describe_blend(names: list[str], blended: BlendResult) -> str:
+    used = [name for name, weight in zip(names, blended.fitted.weights, strict=True) if weight > 0]
     if len(used) == 1:
-        return f"{(used[0].folder or Path()).name} alone"
+        return f"{used[0]} alone"
     return f"{blended.fitted.method} of {len(used)}"
 
 
