@@ -187,7 +187,7 @@ def load(run: StrPath | None = None, *, runs_folder: StrPath = "runs") -> Traine
     """Open a run or a kept blend.
 
     Args:
-        run: its folder, or its name in `runs_folder`. Without it: the only one there.
+        run: its folder, or its name in `runs_folder`. Without it: the one that was finished last.
     Raises:
         UserError: no such run, or a damaged one.
     """

@@ -159,7 +159,7 @@ def test_extraction_is_the_same_and_survives_being_stopped(data, calm, tmp_path)
         code == 143 and "Traceback" not in said and said.count("stopped:") == 1 and "--device cpu,cpu" in said
     )
     done = script(*args, cwd=tmp_path)
-    assert "continuing: " in done.stdout and "CPU, 2 processes of 1 threads" in done.stdout
+    assert "continuing: " in done.stdout and "CPU, 2 processes of 1 thread" in done.stdout
     one, two = (contents(at / "data" / "tones" / "logmel", "*.*") for at in (calm, tmp_path))
     assert one == two and {"train.pkl", "subm.pkl", "augmented.pkl", "bad_audio.csv"} <= set(one)
 

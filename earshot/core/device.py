@@ -40,9 +40,9 @@ def choose(name: str = "auto", precision: str = "auto") -> Device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
-        return Device(
-            "cpu", "fp32" if precision == "auto" else precision, f"CPU, {torch.get_num_threads()} threads"
-        )
+        threads = torch.get_num_threads()
+        about = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+        return Device("cpu", "fp32" if precision == "auto" else precision, about)
     if not name.startswith("cuda"):
         raise UserError(f"unknown device {name}: use auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():

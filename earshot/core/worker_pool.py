@@ -79,7 +79,8 @@ def describe_devices(devices: Sequence[Device]) -> str:
     if len(devices) == 1:
         return devices[0].about
     if devices[0].name == "cpu":
-        return f"CPU, {len(devices)} processes of {count_threads(len(devices))} threads"
+        threads = count_threads(len(devices))
+        return f"CPU, {len(devices)} processes of {threads} thread{'s' if threads > 1 else ''}"
     return f"{len(devices)} devices, a process each: " + "; ".join(
         f"{each.name} {each.about}" for each in devices
     )
