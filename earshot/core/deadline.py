@@ -12,7 +12,7 @@ from typing import Any
 
 from earshot.core import shell
 
-LONG = 5.0  # seconds: shorter work needs no estimate
+LONG = 60.0  # seconds: shorter work needs no estimate
 
 
 @dataclasses.dataclass

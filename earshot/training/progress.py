@@ -184,7 +184,7 @@ class TrainingEta:
         if left < LONG:
             return
         weight_bytes = 4 * sum(p.numel() for p in fitter.head.parameters())
-        more = f" and {self.folds_left} more folds" if self.folds_left else ""
+        more = f" and {self.folds_left} more fold{'s' * (self.folds_left > 1)}" if self.folds_left else ""
         self.log(
             f"{fitter.fold.title}  estimate from the first steps: about {format_clock(left)} for this "
             f"fold{more} ({epochs} epochs of {fitter.steps} steps, {1000 * step_seconds:.0f} ms each); each "
