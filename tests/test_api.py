@@ -131,7 +131,7 @@ def test_predict(home: Path, api: Path, capsys: pytest.CaptureFixture) -> None:
     capsys.readouterr()
     run.predict(str(home / "tones" / "audio_train" / "000.wav"))
     assert "warning: 1 of 1 files" in capsys.readouterr().out
-    with pytest.raises(earshot.UserError, match=r"no audio file or folder nowhere\.wav"):
+    with pytest.raises(earshot.UserError, match=r"no file or folder nowhere\.wav"):
         run.predict("nowhere.wav")
 
 
@@ -166,8 +166,8 @@ def test_the_same_call_does_nothing_more(api: Path, capsys: pytest.CaptureFixtur
         ({"epochs": 0}, "--epochs 0: has to be at least 1"),
         ({"head": "nothing"}, "there is no head called 'nothing'; the heads are "),
         ({"head": {"dropuot": 0.1}}, "linear has no option dropuot; its options are dropout"),
-        ({"recipe": "liner"}, "no recipe liner: "),
-        ({"features": "nowhere"}, "nowhere is no cache"),
+        ({"recipe": "liner"}, "no recipe named liner (did you mean linear?)"),
+        ({"features": "nowhere"}, "nowhere is not a cache"),
         ({"recipe": "auto", "head": "mlp"}, 'recipe="auto" chooses the head itself'),
     ],
 )
@@ -181,7 +181,7 @@ def test_mistakes(api: Path, settings: dict, message: str) -> None:
 def test_mistakes_in_extract(api: Path) -> None:
     with pytest.raises(earshot.UserError, match="earshot.extract has no setting n_mel: did you mean n_mels?"):
         earshot.extract(api.parent / "tones", extractor="logmel", n_mel=3)
-    with pytest.raises(earshot.UserError, match="no extractor is called 'logmell'"):
+    with pytest.raises(earshot.UserError, match="no extractor named 'logmell'"):
         earshot.extract(api.parent / "tones", extractor="logmell")
     with pytest.raises(earshot.UserError, match="not there|no run"):
         earshot.load("nothing")

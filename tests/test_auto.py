@@ -58,7 +58,7 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
     rows = board()
     assert (
         "report: runs/a/report.html" in said
-        and "were fitted to other folds" in Path("runs/a/report.html").read_text()
+        and "were fitted on the other folds" in Path("runs/a/report.html").read_text()
     )
     assert set(rows) == {
         "a",
@@ -90,7 +90,7 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
         ["--runs", "runs/a/svm-pooled-one", "runs/a/knn-pooled-two", "--out", "two.csv", "--device", "cpu"]
     )
     assert len(read_csv(Path("two.csv"))) == 15
-    with pytest.raises(UserError, match="is a bake-off's"):
+    with pytest.raises(UserError, match="holds a bake-off with its runs"):
         predict.main(["--runs", "runs/a/svm-pooled-one", "--name", "a", "--device", "cpu"])
 
     # Again: nothing is done; with another cache under the same name it is refused.

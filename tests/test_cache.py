@@ -134,7 +134,7 @@ def test_untrusted_pickles_are_refused_and_run_nothing(tmp_path: Path, kind: str
 
 
 def test_missing_cache_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no cache"):
+    with pytest.raises(UserError, match="is not a cache .it has no manifest.json.: make one"):
         cache.Cache(tmp_path)
     with pytest.raises(UserError, match="get_features.py"):
         cache.load(tmp_path / "train.pkl")

@@ -119,18 +119,26 @@ ORDER, FEWER, OTHER = ["tone0", "tone2", "tone1"], ["tone0", "tone1"], ["tone0",
 
 
 @pytest.mark.parametrize(
-    "names, words",
+    "names, blended, words",
     [
-        (ORDER, ("label[1]: tone1 there, tone2 here", "3 there, 3 here")),
-        (FEWER, ("label[2]: tone2 there, nothing here", "3 there, 2 here")),
-        (OTHER, ("label[2]: tone2 there, tone9 here",)),
+        (
+            ORDER,
+            "the same classes in another order",
+            ("label[1]: tone1 there, tone2 here", "3 there, 3 here"),
+        ),
+        (FEWER, "only it has tone2; runs/other has 2 classes:", ("label[2]: tone2 there, nothing here",)),
+        (
+            OTHER,
+            "runs/other has 3 classes, of which only it has tone9",
+            ("label[2]: tone2 there, tone9 here",),
+        ),
     ],
 )
-def test_other_labels(work: Path, names: list[str], words: tuple[str, ...]) -> None:
+def test_other_labels(work: Path, names: list[str], blended: str, words: tuple[str, ...]) -> None:
     """In a blend, in predict.py and where a run is continued."""
     run = Run.open(Path("runs/r"))
     line = said(run_cache.check_same_classes, [run, other_run(lambda record: record.update(classes=names))])
-    assert all(word in line for word in ("runs/r", "runs/other", *words)), line
+    assert line.startswith("can't blend runs/r with runs/other: ") and blended in line, line
     relabel(work, names)
     line = said(run_cache.open_run_cache, run, str(work))
     assert all(word in line for word in ("runs/r", str(work), "--features", *words)), line
@@ -201,7 +209,7 @@ def test_loose_audio_with_other_weights(work: Path) -> None:
     features = {"extractor": "efficientat", "settings": asdict(module.Settings()), "weights": "feed" * 4}
     run = other_run(lambda record: record["features"].update(features))
     line = said(new_audio.build_extractor, run, "weights.pt", CPU)
-    assert f"{here} here, {'feed' * 4} there" in line and "--weights" in line
+    assert f"hash {here} here, {'feed' * 4} in the run" in line and "--weights" in line
 
 
 @pytest.mark.parametrize("change", ["edit", "remove", "add"])
@@ -215,11 +223,11 @@ def test_the_sample_file_beside_the_cache(work: Path, change: str) -> None:
         rewrite(work, sample_submission=None)
     there, here = {
         "edit": (wanted, hash_file(sample)[:12] if sample.exists() else ""),
-        "remove": (wanted, "nothing"),
-        "add": ("nothing", wanted),
+        "remove": (wanted, "none"),
+        "add": ("none", wanted),
     }[change]
     line = said(submit.dry_run, Cache(work), Path("s.csv"), "f1_macro")
-    assert f"content {here} now, {there} then" in line and str(sample) in line, line
+    assert f"hash {here} now, {there} then" in line and str(sample) in line, line
     assert said(submission.find_sample, Cache(work)) == line
     assert (
         line == said(predict.main, ["--runs", "r", "--out", "x.csv", "--device", "cpu"])

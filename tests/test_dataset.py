@@ -197,7 +197,7 @@ def test_further_views_come_along_as_integers(monkeypatch):
     rows = WindowDataset(split, "mel", CLASSES, 1.0, "cpu", also={"codes": "codes"})
     found = rows.load_training_batch(np.array([1, 0])).extra_views["codes"]
     assert found.dtype == torch.int64 and found[0].flatten().tolist() == list(range(10, 20))
-    with pytest.raises(UserError, match="codes too, which the cache lacks .it has mel, other"):
+    with pytest.raises(UserError, match="also learns from codes, which the cache lacks .it has mel, other"):
         dataset.check_extra_views(("codes",), {"mel": "spectrogram", "other": "sequence"}, TrainingFlags())
     for changed in (dict(mixup=0.2), dict(time_shift=0.1), dict(crop_share=0.5), dict(time_stretch=0.1)):
         with pytest.raises(UserError, match=f"--{list(changed)[0].replace('_', '-')}: .*codes"):

@@ -205,7 +205,7 @@ def test_the_doctor_as_a_user_runs_it(tmp_path: Path, monkeypatch) -> None:
     assert said[0] == "doctor: this machine" and not done.stderr.strip()
     assert (
         all(line.startswith(("ok: ", "warning: ", "stop: ")) for line in said[1:-1])
-        and " 1 stops, " in f" {said[-1]}"
+        and " 1 stop, " in f" {said[-1]}"
     )
     stops = [line for line in said if line.startswith("stop: ")]
     assert (

@@ -194,7 +194,7 @@ def test_a_column_per_class_gets_the_probabilities(tmp_path: Path) -> None:
     assert submitted(tmp_path, None, None)[:2] == ["fname,bark,light rain,wind", "a,0.7,0.6,0.1"]
     with pytest.raises(UserError, match="snow is not a class"):
         submitted(tmp_path, "fname,bark,snow\na,0,0\nb,0,0\nc,0,0\n", None)
-    with pytest.raises(UserError, match="no probability"):
+    with pytest.raises(UserError, match="1.4 in column wind is not a probability"):
         submitted(tmp_path, sample, None, P + 0.5)
 
 

@@ -277,4 +277,4 @@ def test_the_doctor_says_so(tmp_path: Path) -> None:
     said = script("doctor.py", "--data", "data/tones", cwd=tmp_path, ok=None).stdout
     assert "warning: the classes look like parts of the data set (fold1, fold2)" in said
     assert "warning: the hold-out has 1 class that training lacks: fold3 (fold" in said
-    assert "plain cosine 0.9 and more (fewer than 50 clips)" in said
+    assert "a plain cosine of at least 0.9 (fewer than 50 clips)" in said

@@ -106,6 +106,8 @@ def test_no_positive_of_any_class_is_said_in_words() -> None:
 class Quiet:
     """A run whose folds are done: what `summarise` needs of one."""
 
+    quiet = False
+
     def __init__(self, folder: Path, kept: dict[int, np.ndarray]):
         self.folder, self.kept, self.classes, self.said, self.files = folder, kept, CLASSES, [], {}
         self.config = {"record": {"training": {"metric": "map_macro"}}}

@@ -1,5 +1,5 @@
-"""Seeds, models on all clips and clips without labels beside what else there is: blends, heads fitted at
-once, drawn windows, tuning."""
+"""Seeds, models on all clips and clips without labels beside what else there is: blends, scikit-learn
+heads, drawn windows, tuning."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_names_that_are_no_utf8_have_headers(tmp_path: Path) -> None:
             sound.rename(sound.parent / os.fsdecode(b"\xe9%d.wav" % n))
     text(tmp_path / "train.csv", "id,label", "é0,x", "é1,y", "é2,x", "é3,y")
     comp = load(tmp_path)
-    assert len(comp.clips) == 4 and noted(comp, "used is audio/16 (16000 Hz)")
+    assert len(comp.clips) == 4 and noted(comp, "using audio/16 (16000 Hz)")
 
 
 def test_noise_folders_with_the_same_names(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_a_table_in_place_of_a_placeholder(mapped: Path) -> None:
     write(mapped / "sample_submission.csv", "row_id,birds site_1_x_5,b site_1_x_10,b")
     made, found = rows(mapped, "test.csv")
     assert made == ROWS and found.example == ["site_1_x_5", "b"]
-    assert any("takes the 4 rows of test.csv" in note for note in found.notes)
+    assert any("using the 4 rows of test.csv" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_a_group_in_two_of_the_datas_folds_is_refused_by_name(elsewhere):
     folds.assign_folds(LABELS, own, groups, None, 0)
     own[22] = elsewhere  # of g5, whose fold is 2 % 3
     own[20], own[21], own[23] = 1, 1, 1
-    with pytest.raises(UserError, match=rf"group g5 lies in folds 1 and {elsewhere}\b.*--folds"):
+    with pytest.raises(UserError, match=rf"group g5 is in folds 1 and {elsewhere}\b.*--folds"):
         folds.assign_folds(LABELS, own, groups, None, 0)
     assert set(folds.assign_folds(LABELS, own, groups, 3, 0)[0]) == {0, 1, 2}, "--folds K fixes it"
 

@@ -71,5 +71,8 @@ def check_machine(log: Callable[[str], None]) -> list[Finding]:
             log(" ".join(str(line).split()))
     counts = Counter(finding.level for finding in findings)
     seconds = time.monotonic() - began
-    log(f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in {seconds:.1f} s")
+    stops, warnings = (
+        f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in ("stop", "warning")
+    )
+    log(f"{stops}, {warnings}, {counts['ok']} ok, in {seconds:.1f} s")
     return findings

@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from earshot.core import checksums
-from earshot.core.deadline import build_continue_command
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, read_json
+from earshot.core.shell import join_command
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -235,5 +235,5 @@ class WeightsAndBiases:
 def log_start(folder: Path) -> None:
     """A line of training_log.txt, not of the screen: when training started, and by which command."""
     is_script = Path(sys.argv[0]).name == "train.py"  # in a notebook and in tests it is another program's
-    command = f"  {build_continue_command()}" if is_script else ""
+    command = f"  {join_command('python', 'train.py', *sys.argv[1:])}" if is_script else ""
     append_text(folder / "training_log.txt", f"{STARTED}{time.strftime('%Y-%m-%d %H:%M %Z')}{command}\n")
