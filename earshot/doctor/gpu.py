@@ -36,7 +36,7 @@ def check_gpus() -> Iterator[Finding]:
 
 
 def _explain_no_gpu(torch: Any) -> Finding:
-    cpu = f"everything runs on the CPU"
+    cpu = "everything runs on the CPU"
     if os.path.exists(DRIVER) and torch.version.cuda is None:
         return warn(
             f"there is a GPU, but this torch ({torch.__version__}) is built for CPUs only, so {cpu}: "
