@@ -124,7 +124,7 @@ class WorkerPool:
                 self.processes.append(process)
                 with _hide_main():
                     process.start()
-                its.close()  # so that the end of either process is heard by the other
+                its.close()  # so that the end of either process reaches the other
         except BaseException:
             self.close()
             raise
@@ -234,7 +234,7 @@ def _hide_main() -> Iterator[None]:
 
 
 class WorkerInbox:
-    """What a worker has been told: tasks to come, and whether to stop at the next safe point."""
+    """A worker's orders: tasks to come, and whether to stop at the next safe point."""
 
     def __init__(self, pipe: Connection):
         self.pipe, self.stopped, self.waiting = pipe, threading.Event(), queue.SimpleQueue()

@@ -136,7 +136,7 @@ def run(
     workers: int,
     deadline: Deadline,
     fresh: bool = False,
-    answered: bool = False,
+    finish: bool = False,
 ) -> None:
     """Extract the missing shards and join all of them; an unfinished cache is continued.
 
@@ -144,7 +144,7 @@ def run(
         device: one or several, each with its own process; the cache is the same.
         workers: decoding threads, of all devices together.
         fresh: delete the content of the folder, once the extractor has accepted the settings.
-        answered: at the time limit, finish the cache: the clips left count as unreadable.
+        finish: at the time limit, finish the cache: the clips left count as unreadable.
 
     Raises:
         UserError: not one training clip is usable.
@@ -188,7 +188,7 @@ def run(
             )
         if not in_time:
             bar.bar.close()
-            if not answered or not deadline.is_out_of_time():
+            if not finish or not deadline.is_out_of_time():
                 deadline.leave()
             count = for_run.write_empty_shards(
                 plan, [shard for shard in shards if not shard.seal.exists()], form

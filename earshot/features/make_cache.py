@@ -87,7 +87,7 @@ def make_cache(
                 made, worker_pool.choose(machine.device, machine.precision), machine.precision
             )
             print(f"device: {worker_pool.describe_devices(at)}", flush=True)
-            extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, answered=bool(run))
+            extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, finish=bool(run))
             source_files.forget(made.folder.parent, clips.clips.path)
     latest.finish(Path(what.out), f"{clips.name}/{made.folder.name}")
     print_summary(made.folder, show_next)
