@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Head",
     "HeadError",
-    "about",
     "build",
-    "kinds",
+    "get_about",
+    "get_kinds",
+    "get_needs",
+    "get_options",
     "list_heads",
-    "needs",
-    "options",
     "rebuild",
     "register",
 ]
@@ -104,8 +104,16 @@ def _discover() -> None:
         return
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
-            importlib.import_module(f"{__name__}.{module.name}")
+            _import_head(module.name)
     _complete = True
+
+
+def _import_head(name: str) -> None:
+    try:
+        importlib.import_module(f"{__name__}.{name}")
+    except (SyntaxError, NameError, AttributeError, TypeError) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise HeadError(f"models/{name}.py cannot be imported ({text})") from error
 
 
 def _find_entry(name: str) -> _Entry:
@@ -115,7 +123,7 @@ def _find_entry(name: str) -> _Entry:
         raise HeadError(f"a head's name is text, not {name!r}")
     if name not in _HEADS and name.isidentifier() and not name.startswith("_"):
         if importlib.util.find_spec(f"{__name__}.{name}"):
-            importlib.import_module(f"{__name__}.{name}")
+            _import_head(name)
     if name not in _HEADS:
         _discover()
     if name not in _HEADS:

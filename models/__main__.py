@@ -54,7 +54,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml"))) or "none"
-        raise models.HeadError(f"there is no recipe {name} ({path}); the recipes are {known}")
+        raise models.HeadError(f"no recipe named {name} ({path}): choose one of {known}")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -150,7 +150,8 @@ def _find_folder(head: str, weights: str) -> Path:
         except (
             Exception
         ) as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
-            reason = " ".join(str(error).split())[:80] or type(error).__name__
+            reason = "no connection" if "Connect" in f"{type(error).__name__} {error}" else str(error)
+            reason = " ".join(reason.split())[:80] or type(error).__name__
             continue
         # an interrupted download leaves the config without the weights
         if not here or any(folder.glob("*.safetensors")):

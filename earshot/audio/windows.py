@@ -37,10 +37,10 @@ def cut_windows(
 
 
 def count_windows(seconds: float, window: float, hop: float | None, max_windows: int | None) -> int:
-    """The number of windows that `cut` makes, without making them: a header may claim millions.
+    """The number of windows that `cut_windows` makes, without making them: a header may claim millions.
 
     Raises:
-        UserError: as `cut`.
+        UserError: as `cut_windows`.
     """
     hop = window if hop is None else hop
     if window <= 0:

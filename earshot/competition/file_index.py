@@ -342,7 +342,9 @@ class Files:
         """Lines about files that are neither audio nor documents, and folders that may not be listed."""
         lines = []
         if self.others:
-            lines.append(f"not used: {len(self.others)} files that are not audio: {format_ids(self.others)}")
+            several = len(self.others) > 1
+            kind = "files that are not audio" if several else "file that is not audio"
+            lines.append(f"not used: {len(self.others)} {kind}: {format_ids(self.others)}")
         if self.zips:
             few = format_ids(self.zips)
             lines.append(f"not used: {len(self.zips)} zip files (unpack them if they hold clips): {few}")

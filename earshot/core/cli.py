@@ -209,4 +209,10 @@ def _extract_message(boxed: str) -> str:
             break
         if line.startswith("│"):
             lines.append(text)
-    return " ".join(" ".join(lines or [boxed]).split())
+    text = " ".join(" ".join(lines or [boxed]).split())
+    wrong = re.fullmatch(
+        r"Error parsing (--\S+): (invalid literal for int|could not convert string to float).*?('.*')", text
+    )
+    if wrong is None:
+        return text
+    return f"{wrong[1]} {wrong[3]}: must be a {'whole ' if 'int' in wrong[2] else ''}number"

@@ -257,7 +257,7 @@ class TrainingFlags:
     """cross-entropy (binary if clips may have several labels), or focal: cross-entropy times (1 - p)^2, with
     p the probability of the true label"""
     snapshots: Annotated[int, Bounds(0)] = field(default=0, metadata=RECORDED_WHERE_CHANGED)
-    """predict with the mean of the weights after each of the last epochs, this many; 0: off"""
+    """average the weights of the last N epochs; 0: off"""
     tta: Annotated[int, Bounds(1, 100)] = 1
     """test-time augmentation: predict with the mean over this many circular shifts in time (not used for
     epoch scores)"""

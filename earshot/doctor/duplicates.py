@@ -154,11 +154,14 @@ def _find_straddling_groups(
         return report_ok(f"no near-duplicates straddle folds ({clips.fold_note}){hint if within else ''}")
     count = len({cluster[a] for a, *_ in over})
     a, b, cosine, _ = over[0]
+    pairs_of = f"{len(over)} pair{'s' * (len(over) > 1)} of near-duplicates"
+    if len(over) > 1:
+        pairs_of += f" in {count} cluster{'s' * (count > 1)}"
     return warn(
-        f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
-        f"{clips.ids[b]}, {found.format_score(a, b, cosine)}): scores are optimistic: add "
-        f"{out / 'groups.csv'} to the training csv as its column `group`, extract again, and train with "
-        "--folds K"
+        f"{pairs_of} straddle{'s' * (len(over) == 1)} folds (first: {clips.ids[a]}, {clips.ids[b]}, "
+        f"{found.format_score(a, b, cosine)}), so scores are optimistic: add {out / 'groups.csv'} to the "
+        "training csv as its column `group`, extract again, and train with --folds K, which replaces the "
+        "data's own folds"
     )
 
 

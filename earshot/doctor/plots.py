@@ -74,6 +74,7 @@ def _draw_durations(clips: Clips) -> Figure | None:
     if wide:
         at.set_xscale("log")
         at.xaxis.set_major_formatter("{x:g}")
+        at.xaxis.set_minor_formatter("")
     at.legend(fontsize=8)
     return figure
 
@@ -92,6 +93,7 @@ def _draw_neighbours(pairs: Duplicates) -> Figure | None:
     at.hist(pairs.closest, np.linspace(low, max(1.0, pairs.threshold), 61), color=BLUE)
     at.set_yscale("log")
     at.yaxis.set_major_formatter("{x:g}")
+    at.yaxis.set_minor_formatter("")
     at.axvline(pairs.threshold, color=VERMILION, linewidth=1.5)
     at.annotate(
         f"near-duplicates\nfrom {pairs.threshold:.3f}",

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from earshot.core.errors import UserError
-from earshot.core.settings import replace_defaults
+from earshot.core.settings import replace_defaults, suggest
 
 USUAL = "logmel"  # needs no weights: error lines propose it first
 _HELPERS = {"ast_fast", "base", "hub", "mel", "torch_weights"}
@@ -32,7 +32,9 @@ def load_module(name: str) -> ModuleType:
         UserError: no extractor has this name.
     """
     if name not in list_names():
-        raise UserError(f"no extractor named {name!r}: choose one of {', '.join(list_names())} (--extractor)")
+        known = list_names()
+        near = suggest(name, known)
+        raise UserError(f"no extractor named {name!r}{near}: choose one of {', '.join(known)} (--extractor)")
     return importlib.import_module(f"{__name__}.{name}")
 
 

@@ -78,7 +78,10 @@ class Extractor(base.Extractor):
             return [there] if there else []
         path = base.find_local(weights)
         if path is None:
-            raise UserError(f"efficientat: --weights {weights}: no such file or folder")
+            raise UserError(
+                f"efficientat: --weights {weights}: no such file or folder (without --weights they are "
+                "downloaded)"
+            )
         if path.is_file():
             return [path]
         name = _get_file_name(settings)
@@ -124,7 +127,7 @@ class Extractor(base.Extractor):
         except OSError as error:
             reason = " ".join(str(error).split())[:80]
             raise UserError(
-                f"efficientat: {name} is not in {target.parent}, and github.com doesn't give it "
+                f"efficientat: {name} is not in {target.parent}, and {URL}{name} can't be downloaded "
                 f"({reason}): go online once, or give --weights FOLDER with it (for example an attached "
                 "Kaggle dataset), or take another extractor"
             ) from None

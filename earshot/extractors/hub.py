@@ -72,7 +72,8 @@ class Pretrained:
         except (
             Exception
         ) as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
-            reason = " ".join(str(error).split())[:80] or type(error).__name__
+            reason = "no connection" if "Connect" in f"{type(error).__name__} {error}" else str(error)
+            reason = " ".join(reason.split())[:80] or type(error).__name__
             raise UserError(
                 f"{self.extractor}: {weights} is not here and the hub doesn't give it ({reason}): "
                 f"{self.ways_out}"

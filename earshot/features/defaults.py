@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from earshot import extractors
-from earshot.core import kaggle_paths
+from earshot.core import kaggle_paths, latest
 from earshot.core.errors import UserError
 
 RECIPE = "itmo2025_tokens"
@@ -36,6 +36,12 @@ def find_competition(out: str) -> tuple[Path | None, str]:
 def choose_competition(out: str) -> str:
     """The competition of `find_competition`, else the sample; prints which."""
     path, where = find_competition(out)
+    before = next((name.partition("/")[0] for name in latest.read(Path(out))), "sample")
+    if path is None and before != "sample":
+        raise UserError(
+            f"which competition? {out}/{before} has features of files that lie elsewhere: name them again "
+            "with --competition PATH, or take the built-in sample with --competition sample"
+        )
     print(
         f"competition: {path} ({where})"
         if path

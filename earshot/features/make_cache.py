@@ -123,7 +123,7 @@ def print_summary(folder: Path, show_next: bool = True) -> None:
         print(f"{split}: {count['clips']} clips, {count['rows']} windows{more}")
     print("views: " + ", ".join(f"{view} {tuple(shape)}" for view, shape in manifest["shapes"].items()))
     if manifest["bad"]:
-        print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")
+        print(f"skipped: {manifest['bad']} clips, reasons in {folder / 'bad_audio.csv'}")
     for note in NOTES:
         if note in manifest:
             print(format_warning(note, manifest[note]["clips"], manifest[note]["first"]))

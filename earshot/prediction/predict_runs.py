@@ -45,7 +45,10 @@ def predict_cache(
     run_cache.check_same_clips(runs, list(caches.values()))
     for each in caches.values():
         if not each.has_split("subm"):
-            print(f"nothing to submit: {each.folder} has no clips without labels")
+            print(
+                f"nothing to submit: {each.folder} has no clips without labels (for new audio add --audio "
+                "FOLDER)"
+            )
             return False
     ids = cache.split("subm")["ids"]
 
@@ -163,11 +166,11 @@ def predict_files(
 
 
 def _format_events(events: list[Event]) -> list[str]:
-    """A line for each of the likeliest events."""
+    """A line for each of the likeliest events, in the order of time."""
     width = max((len(event.label) for event in events), default=0)
     lines = [
         f"{label:{width}}  {start:7.1f} to {end:.1f} s  {probability:.3f}"
-        for label, start, end, probability in events[:SHOWN]
+        for label, start, end, probability in sorted(events[:SHOWN], key=lambda event: event.start)
     ]
     return lines + ([f"... {len(events) - SHOWN} more events"] if len(events) > SHOWN else [])
 

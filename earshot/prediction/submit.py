@@ -54,6 +54,11 @@ def score_and_submit(
             f"the submission is predicted by models trained on {describe_predictors(run)}, at the last "
             "epoch; the scores above are those of the folds"
         )
+    elif training["epochs"] > 1:
+        run.log(
+            f"the submission is predicted by each fold's best checkpoint (--metric {training['metric']}); by "
+            f"those of the last epoch: predict.py --runs {run.folder.name} --blend auto"
+        )
     probabilities = predict.predict_run(run, rows, device)
     name = run.folder.name
     for text in write_submission(cache, rows.ids, probabilities, prior, run.classes, out, name, runs=[run]):

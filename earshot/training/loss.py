@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from earshot.core.errors import UserError
+
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
     from earshot.training.dataset import WindowDataset
@@ -75,6 +77,11 @@ class Criterion:
             clips: (B,) the weights of the rows' clips; None: all are 1. It is a weighted mean, so that the
                 learning rate means the same with them.
         """
+        if logits.shape != targets.shape:
+            raise UserError(
+                f"the head's forward returns {tuple(logits.shape)}, expected {tuple(targets.shape)}: "
+                "(clips, classes)"
+            )
         plain = self.weights is None and not self.multilabel and not self.focal
         if plain and total is None and clips is None:
             return nn.functional.cross_entropy(logits.float(), targets)
