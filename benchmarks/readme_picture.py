@@ -25,7 +25,7 @@ from screenshot import find_browser, open_page, shrink
 
 SAMPLE = ("get_features.py", "train.py --recipe svm")
 REAL = (
-    "get_features.py --competition data/esc10 --extractor efficientat --weights mn04_as_mAP_432.pt",
+    "get_features.py --competition data/esc10-cut --extractor efficientat --weights mn04_as_mAP_432.pt",
     "train.py --recipe linear --name esc10",
 )
 # Lines of the output that a picture has room for, by how they begin.
@@ -78,7 +78,7 @@ def main() -> None:
         if flags.data:
             from first_submission import cut_competition
 
-            cut_competition(flags.data.absolute(), folder / "data" / "esc10")
+            cut_competition(flags.data.absolute(), folder / "data" / "esc10-cut")
             (folder / "mn04_as_mAP_432.pt").symlink_to(flags.weights.absolute())
         terminal = run_commands(folder, REAL if flags.data else SAMPLE)
         (run,) = (path for path in (folder / "runs").iterdir() if (path / "report.html").is_file())

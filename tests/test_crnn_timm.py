@@ -158,7 +158,7 @@ def test_recipes_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     for recipe, options in tiny.items():
         get_features.main(["--competition", "tones", "--recipe", recipe, "--workers", "1"])
         train.main(["--recipe", recipe, *options, "--epochs", "1", "--folds", "2"])
-        assert "submission.csv, 2 rows" in capsys.readouterr().out
+        assert "submission.csv: 2 rows" in capsys.readouterr().out
 
 
 def test_timm_refuses_raw_audio_at_once():

@@ -266,4 +266,4 @@ def test_both_recipes_end_to_end(
         get_features.main(["--competition", "tones", "--recipe", recipe, "--workers", "1"])
         assert (tmp_path / "data" / "tones" / cache / "train.pkl").is_file()
         train.main(["--recipe", recipe, *tiny])
-        assert "submission.csv, 2 rows" in capsys.readouterr().out
+        assert "submission.csv: 2 rows" in capsys.readouterr().out

@@ -77,11 +77,13 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
     assert set(kaggle.asked.read_text().split() if kaggle.asked.exists() else []) <= {"www.kaggle.com"}, (
         "only the doctor looks for the network"
     )
+    kept = [f"{path.name}.csv" for path in (kaggle.working / "runs").iterdir() if path.is_dir()]
     assert {path.name for path in kaggle.working.iterdir()} == {
         "data",
         "runs",
         "submission.csv",
         "ledger.csv",
+        *kept,
     }
 
     # A code competition's second run: other and more clips to submit; neither the code nor a cache of these

@@ -146,7 +146,7 @@ def test_recipe_end_to_end(
         ]
     )
     said = capsys.readouterr().out
-    assert "the data's own 2 folds; 24 clips" in said and "nothing to submit" in said
+    assert "(the data's own 2 folds); 24 clips" in said and "nothing to submit" in said
     assert "differs from the recipe" not in said
     for table in ("oof.csv", "oof_last.csv"):
         rows = read_csv(bench / "runs" / name / table)
