@@ -159,7 +159,7 @@ def test_a_kept_blend_is_opened_by_the_command_that_is_printed(done) -> None:
     path.write_text("{")
     said = refused(script("predict.py", "--runs", "o t/b", cwd=here, ok=None))
     assert said.endswith(
-        "blend anew with python predict.py --runs A B --blend auto --name b --runs-folder 'o t'"
+        "blend again with python predict.py --runs A B --blend auto --name b --runs-folder 'o t'"
     )
     path.write_text(whole)
     checksums.write(path, {**checksums.read(path), "fingerprints": ["other"]}, "oof.csv")

@@ -79,7 +79,7 @@ RIGHT: dict[str, tuple[list[str] | int, int, int, int, dict[str, object]]] = {
     "int_nan_labels": (3, 30, 0, 8, {}),
     "in_the_wild": (2, 40, 0, 0, {"groups": 10}),
     # 3: refused before
-    "ravdess_kaggle": (EMOTIONS, 48, 0, 0, {"groups": 6, "note": "twice"}),
+    "ravdess_kaggle": (EMOTIONS, 48, 0, 0, {"groups": 6, "note": "48 audio files are duplicates"}),
     "cremad_kaggle": (["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"], 36, 0, 0, {"groups": 6}),
     "whale_redux": (["0", "1"], 40, 0, 12, {"header": "clip,probability", "metric": "roc_auc_macro"}),
     "whale_redux_zips": (["0", "1"], 40, 0, 12, {"header": "clip,probability", "note": "unpacked"}),

@@ -185,7 +185,7 @@ def test_lists_heads_and_recipes(main, monkeypatch, tmp_path):
     [
         (("--head", "nope"), "the heads are ast, audio_cnn"),
         (("--head", "mpl"), "(did you mean mlp?)"),
-        (("--recipe", "nope"), "the recipes are small"),
+        (("--recipe", "nope"), "choose one of small"),
         (("--head", "mlp", "--input", "1,2"), "--input takes three whole numbers"),
         (("--head", "mlp", "--input", "1,x,2"), "--input takes three whole numbers"),
         (("--head", "mlp", "--option", "hidden"), "key=value"),

@@ -45,13 +45,12 @@ def test_a_long_recording_lists_its_events(made: Path) -> None:
     assert lines[0].startswith("long.wav: tone0 ") and lines[-1].startswith("short.wav: tone1 ")
     events = [line.split() for line in lines[1:-1]]
     assert all(line.startswith("  ") for line in lines[1:-1])
-    assert {tuple(words[:5]) for words in events} == {
+    assert [tuple(words[:5]) for words in events] == [
         ("tone0", "0.0", "to", "2.0", "s"),
         ("tone1", "2.0", "to", "3.0", "s"),
         ("tone0", "3.0", "to", "4.0", "s"),
-    }
-    likely = [float(words[-1]) for words in events]
-    assert likely == sorted(likely, reverse=True) and likely[-1] >= 0.5
+    ]
+    assert min(float(words[-1]) for words in events) >= 0.5
 
 
 def test_the_events_of_a_folder_are_a_csv(made: Path, tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def find_all(
         data: the folder of all competitions, data/<competition>/<cache>, or of one.
         named: use only these.
     Raises:
-        UserError: there is none; they are of several competitions, or have different labels.
+        UserError: there is none; they are of several competitions and it is not recorded which was the last,
+            or have different labels.
     """
     from earshot.features import resume
 
@@ -175,12 +176,17 @@ def find_all(
             f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER"
         )
     places = sorted({str(folder.parent) for folder in found})
+    opened, lines = [], []
+    if not named and len(places) > 1 and (last := latest.find_latest(found, 2)):
+        others = ", ".join(place for place in places if place != str(last[0].parent))
+        lines.append(f"competition: {last[0].parent} (the last one; others: {others}: choose with --data)")
+        found = [folder for folder in found if folder.parent == last[0].parent]
+        places = [str(last[0].parent)]
     if not named and len(places) > 1:
         raise UserError(
             f"which competition? there are {', '.join(places)}: choose one with --data {quote(places[0])}, "
             "or name its caches with --features FOLDER, each"
         )
-    opened, lines = [], []
     for folder in dict.fromkeys(found):
         if not named and not cache.read_manifest(folder / cache.MANIFEST).get("complete"):
             lines.append(f"{folder} is skipped: it is not finished; get_features.py continues it")
