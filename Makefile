@@ -9,8 +9,8 @@ PY := $(VENV)/bin/python
 help:
 	@echo "make setup       .venv with the packages of requirements.txt (several GB with torch)"
 	@echo "make demo        the sample competition from audio to submission.csv; a minute or two on 2 cores"
-	@echo "make test        the tests that are not slow; 7 to 10 minutes on 2 cores"
-	@echo "make test-all    all tests; about 25 minutes on 2 cores"
+	@echo "make test        the tests that are not slow; 10 to 13 minutes on 2 cores"
+	@echo "make test-all    all tests; about 35 minutes on 2 cores"
 	@echo "make lint        style and types"
 	@echo "make docs        the documentation as a site, in site/"
 	@echo "make bench       start-up, training, scale and memory on this machine, into benchmarks/RESULTS.md"
@@ -61,12 +61,12 @@ $(VENV)/.lint: $(VENV)/.installed requirements-dev.txt
 	@touch $@
 
 test:
-	@echo "test: runs all tests that are not marked slow, on all cores; 7 to 10 minutes on 2 cores after the setup"
+	@echo "test: runs all tests that are not marked slow, on all cores; 10 to 13 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -m "not slow" -n auto --dist worksteal
 
 test-all:
-	@echo "test-all: runs all tests on all cores; about 25 minutes on 2 cores after the setup"
+	@echo "test-all: runs all tests on all cores; about 35 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
 

@@ -234,6 +234,7 @@ def test_the_time_limit(api: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (run.folder / "oof_last.csv").read_bytes() == (api / calm.folder / "oof_last.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_call_continues(api: Path, tmp_path: Path) -> None:
     shutil.copytree(api / "data", tmp_path / "data")
     process = subprocess.Popen(
@@ -285,6 +286,7 @@ def test_two_devices_from_a_program_without_a_guard(api: Path, tmp_path: Path) -
     assert done.stdout.count("once") == 1 and done.stdout.count("CPU, 2 processes") == 2
 
 
+@pytest.mark.slow
 def test_the_guide(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     done = python("\n".join(blocks), tmp_path)

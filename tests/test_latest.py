@@ -69,6 +69,7 @@ def test_plain_commands_continue_with_what_was_finished_last(work: Path) -> None
     assert not list((work / "data" / "tones").rglob(latest.NAME)), "no cache holds when it was made"
 
 
+@pytest.mark.slow
 def test_what_is_newer_and_not_finished_is_refused_with_the_command_that_finishes_it(work: Path) -> None:
     begun = script("get_features.py", *TINY, "--cache", "c", "--max-hours", "0", cwd=work).stdout
     command = begun.rstrip().rpartition("continue with: ")[2]

@@ -87,6 +87,7 @@ def test_files_that_cannot_be_read(made: Path) -> None:
     assert done.stderr.splitlines()[-1] == "error: none of the 2 files can be read"
 
 
+@pytest.mark.slow
 def test_runs_of_different_tasks_or_classes_are_not_blended(made: Path) -> None:
     (made / "runs2").mkdir()
     for name, change in (("fewer", ["tone2"]), ("several", [])):
