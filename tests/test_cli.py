@@ -60,7 +60,8 @@ def test_free_flags_are_collected():
 @pytest.mark.parametrize(
     "argv, parts",
     [
-        (["--epochs", "many"], ["--epochs", "many"]),
+        (["--epochs", "many"], ["--epochs 'many': must be a whole number"]),
+        (["--lr", "fast"], ["--lr 'fast': must be a number"]),
         (["--lr"], ["--lr"]),
         (["--schedule", "cubic"], ["--schedule", "cubic", "onecycle"]),
         (["--epoch", "3"], ["unknown flag --epoch: did you mean --epochs?"]),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_competition, refused, script
+from made_cache import make
 
 from earshot.core import latest
 from earshot.core.config import Recipe
@@ -67,6 +68,27 @@ def test_plain_commands_continue_with_what_was_finished_last(work: Path) -> None
     done = script("predict.py", cwd=work)
     assert "run: runs/two (finished last; others: runs/one: choose with --runs)" in done.stdout
     assert not list((work / "data" / "tones").rglob(latest.NAME)), "no cache holds when it was made"
+
+
+def test_the_sample_is_not_taken_where_another_competitions_features_are(work: Path) -> None:
+    line = refused(script("get_features.py", cwd=work, ok=None))
+    assert "data/tones has features of files that lie elsewhere" in line and "--competition sample" in line
+    assert not (work / "data" / "sample").exists()
+
+
+def test_a_bake_off_takes_the_competition_that_was_worked_on_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for competition in ("birds", "tones"):
+        make(tmp_path / competition / "one", {"pooled": (4, 1, 1)})
+    with pytest.raises(UserError, match="which competition[?] there are "):
+        find_cache.find_all(str(tmp_path), (), None)
+    latest.finish(tmp_path, "birds/one")
+    opened, lines = find_cache.find_all(str(tmp_path), (), None)
+    assert [cache.folder for cache in opened] == [tmp_path / "birds" / "one"]
+    assert lines[0].startswith(
+        f"competition: {tmp_path / 'birds'} (the last one; others: {tmp_path / 'tones'}"
+    )
 
 
 @pytest.mark.slow

@@ -205,6 +205,20 @@ def test_command_errors_are_one_line(main, monkeypatch, tmp_path, args, part):
     assert err.startswith("error: ") and err.count("\n") == 1 and part in err, err
 
 
+@pytest.mark.parametrize("text", ["def (", "x = undefined"])
+def test_a_head_that_cannot_be_imported_is_named_in_one_line(text, monkeypatch, tmp_path):
+    (tmp_path / "broken_head.py").write_text(text)
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    with pytest.raises(
+        models.HeadError, match=r"models/broken_head.py cannot be imported \((Syntax|Name)Err"
+    ):
+        models.build("broken_head", (1, 8, 8), 2)
+
+
+def test_what_the_module_names_is_there():
+    assert all(hasattr(models, name) for name in models.__all__)
+
+
 def test_command_error_in_a_process():
     done = command("--head", "nope")
     assert done.returncode == 2 and done.stdout == ""

@@ -21,6 +21,7 @@ import models
 import train
 from earshot.core.config import TrainingFlags
 from earshot.core.device import choose, get_autocast
+from earshot.core.errors import UserError
 from earshot.core.fingerprint import to_record
 from earshot.features.cache import Cache
 from earshot.training import dataset, metrics, progress, window_pooling
@@ -186,6 +187,8 @@ def test_the_focal_loss_of_one_label() -> None:
     logits, labels = torch.randn(9, 3, generator=torch.Generator().manual_seed(1)), torch.arange(9) % 3
     p = logits.softmax(1)[torch.arange(9), labels]
     found = Criterion(False, 0.0, None, True)(logits, nn.functional.one_hot(labels).float())
+    with pytest.raises(UserError, match="the head's forward returns .*, expected .*clips, classes"):
+        Criterion(False, 0.0, None)(logits[:, :-1], nn.functional.one_hot(labels).float())
     torch.testing.assert_close(found, (-p.log() * (1 - p) ** 2).mean())
     weights = torch.tensor([1.0, 2.0, 4.0])
     found = Criterion(False, 0.0, weights, True)(logits, nn.functional.one_hot(labels).float())

@@ -21,10 +21,9 @@ from earshot.core.config import check
 from earshot.core.deadline import SIGNALS, build_continue_command
 from earshot.core.device import is_out_of_memory
 from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError, to_temporary
-from earshot.core.settings import REMOVED, find_former_names, to_flag
+from earshot.core.settings import CLOSE, REMOVED, find_former_names, to_flag
 
 TEMPORARY = 75  # sysexits.h: EX_TEMPFAIL
-CLOSE = 0.7  # similarity, of 1, from which a flag is suggested for another
 
 
 def run(main: Callable[[list[str]], None]) -> None:

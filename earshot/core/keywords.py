@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,7 +9,7 @@ from typing import Any
 
 from earshot.core.config import check
 from earshot.core.errors import UserError
-from earshot.core.settings import REMOVED, find_former_names, replace_defaults
+from earshot.core.settings import CLOSE, REMOVED, find_former_names, replace_defaults, suggest
 
 
 def fill_from_keywords(
@@ -37,9 +36,8 @@ def fill_from_keywords(
         if key in REMOVED:
             raise UserError(f"{call}: {key} {REMOVED[key]}")
         known = [*others, *(field.name for group in groups.values() for field in fields(group))]
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-        hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(sorted(set(known)))}"
-        raise UserError(f"{call} has no setting {key}: {hint}")
+        hint = suggest(key, known, CLOSE) or f": choose among {', '.join(sorted(set(known)))}"
+        raise UserError(f"{call} has no setting {key}{hint}")
     for group in filled.values():
         check(group)
     return filled

@@ -35,9 +35,13 @@ def to_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean x?)` with the known name that is most like it, "" where none is."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+CLOSE = 0.7  # how alike two flags are, of 1, where one may be meant by the other
+
+
+def suggest(name: str, known: Iterable[str], least: float = 0.6) -> str:
+    """` (did you mean x?)` with the known name that is most like it, "" where none is at `least` so alike, of
+    1."""
+    near = difflib.get_close_matches(name, list(known), 1, least)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -224,13 +224,13 @@ def _hide_main() -> Iterator[None]:
     Workers need nothing of it, and a user's script that calls `earshot.train` at its top level would call it
     again in every worker.
     """
-    main = sys.modules["__main__"]
-    kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+    main = vars(sys.modules["__main__"])
+    kept = {name: main[name] for name in ("__file__", "__spec__") if name in main}
     try:
-        vars(main).update(dict.fromkeys(kept))
+        main.update(dict.fromkeys(kept))
         yield
     finally:
-        vars(main).update(kept)
+        main.update(kept)
 
 
 class WorkerInbox:

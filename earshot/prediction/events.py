@@ -24,9 +24,6 @@ class Event(NamedTuple):
     end: float
     probability: float
 
-    def __str__(self) -> str:
-        return f"{self.label} {self.start:.1f}-{self.end:.1f} s {self.probability:.3f}"
-
 
 def list_events(
     windows: np.ndarray,

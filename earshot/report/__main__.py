@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     print(f"report: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}", flush=True)
     from earshot.report import compare_runs, results
     from earshot.report.make import write_report as make_report
+    from earshot.training.run import explain_missing
 
     folders = []
     for name in names:
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
             folders.append(here)
         elif len(names) == 1 or not Path(name).exists():
             missing = Path(name) if Path(name).exists() else Path(flags.runs_folder) / name
-            raise UserError(results.describe_missing_run(missing))
+            raise UserError(explain_missing(missing))
         elif Path(name).is_dir():
             print(f"skipped: {name} is not a run")
     if len(names) == 1:

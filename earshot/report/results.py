@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from earshot.core.files import hash_value
 from earshot.prediction import saved_blend
 from earshot.training import metrics
 from earshot.training.oof import Oof
-from earshot.training.run import CONFIG, Run
+from earshot.training.run import CONFIG, Run, explain_missing
 from earshot.training.tracking import STARTED
 
 BLEND = "blend.json"
@@ -157,7 +156,7 @@ def load_results(folder: Path) -> Results:
             multilabel = True
         shown = ("test",)
     else:
-        raise UserError(describe_missing_run(folder))
+        raise UserError(explain_missing(folder))
     for name in shown:
         if (folder / f"{name}.json").is_file():
             extra[name] = read_json_object(folder / f"{name}.json")
@@ -178,20 +177,6 @@ def load_results(folder: Path) -> Results:
         extra=extra,
         history=_read_history(folder / "metrics.csv"),
     )
-
-
-def describe_missing_run(folder: Path) -> str:
-    """The error for a folder that is no run: the runs beside it, and the name that was probably meant."""
-    if folder.is_dir() and not folder.parent.samefile(folder):
-        return f"{folder} is not a run: it has no {CONFIG} and no {BLEND}"
-    places = folder.parent.iterdir() if folder.parent.is_dir() else ()
-    runs = sorted(path.name for path in places if is_run_or_blend(path))
-    near = difflib.get_close_matches(folder.name, runs, n=1)
-    if near:
-        return f"no run named {folder.name} (did you mean {near[0]}?)"
-    listed = f"runs: {', '.join(runs[:8])}{', ...' if len(runs) > 8 else ''}"
-    none = f"{folder.parent} has no runs: train one with train.py"
-    return f"no run named {folder.name}; {listed if runs else none}"
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -59,7 +59,9 @@ def explain_missing(folder: Path) -> str:
         known = known or sorted({path.parent.name for name in RUN_FILES for path in near.glob(f"*/{name}")})
     loose = f"file or run {folder if folder.is_absolute() else folder.name}"  # a clip, by its suffix
     what = loose if folder.suffix or folder.is_absolute() else f"run named {folder.name}"
-    there = f"runs: {', '.join(known)}" if known else "train.py makes runs"
+    there = f"runs: {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
+    if not known:
+        there = f"{folder.parent} has no runs: train one with train.py"
     return f"no {what}{suggest(folder.name, known)}; {there}"
 
 
