@@ -216,9 +216,11 @@ def test_examples_are_the_competition_s_clips_or_generated(
 
 
 def test_a_mistake_concerns_its_true_and_predicted_classes() -> None:
-    one = mistakes.Mistake("a.wav", 0, "dog, rain", "cat", 0.876, np.zeros(4))
+    one = mistakes.Mistake("a.wav", 0, ("dog", "rain"), "cat", 0.876, np.zeros(4))
     assert [name for name in ("cat", "cow", "dog", "rain") if one.concerns(name)] == ["cat", "dog", "rain"]
     assert str(one) == "a.wav: cat 88%, true label dog, rain"
+    one = mistakes.Mistake("a.wav", 0, ("dog, barking",), "cat", 0.876, np.zeros(4))
+    assert one.concerns("dog, barking") and not one.concerns("dog"), "a comma in a class's name"
 
 
 def test_the_microphone_needs_the_page() -> None:

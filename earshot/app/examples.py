@@ -7,7 +7,7 @@ from pathlib import Path
 
 import soundfile
 
-from earshot.app.mistakes import find_files, name_labels
+from earshot.app.mistakes import find_files, list_labels
 from earshot.app.upload_limits import UploadLimits
 from earshot.audio.load import BadAudio
 from earshot.competition import sample
@@ -40,7 +40,7 @@ def _pick_clips(whole: Member, limits: UploadLimits, scratch: Path) -> list[tupl
         return []
     labels: dict[str, str] = {}  # the first clip of each label, by id
     for id, row in zip(oof.ids, oof.labels, strict=True):
-        labels.setdefault(name_labels(whole.classes, row), str(id))
+        labels.setdefault(", ".join(list_labels(whole.classes, row)) or "none", str(id))
         if len(labels) == CANDIDATES:
             break
     files = find_files(whole, labels.values())

@@ -20,24 +20,29 @@ class Mistake:
     """A misclassified clip.
 
     Args:
-        truth: its label; labels are joined by a comma, "none" where there is none.
+        labels: its true ones, of several labels any number.
         predicted: the likeliest class; where clips may have several labels, the class that is furthest off.
         probability: of `predicted`. probabilities: (classes,).
     """
 
     id: str
     fold: int
-    truth: str
+    labels: tuple[str, ...]
     predicted: str
     probability: float
     probabilities: np.ndarray
+
+    @property
+    def truth(self) -> str:
+        """The true labels, joined by commas; "none" where there is none."""
+        return ", ".join(self.labels) or "none"
 
     def __str__(self) -> str:
         return f"{self.id}: {self.predicted} {self.probability:.0%}, true label {self.truth}"
 
     def concerns(self, name: str) -> bool:
         """Is a class the predicted one, or among the true ones?"""
-        return name == self.predicted or name in self.truth.split(", ")
+        return name == self.predicted or name in self.labels
 
 
 def find_mistakes(whole: Member) -> tuple[list[Mistake], str]:
@@ -65,10 +70,9 @@ def find_mistakes(whole: Member) -> tuple[list[Mistake], str]:
     count = int(wrong.sum())
     found = []
     for i in np.argsort(-np.where(wrong, size, -1), kind="stable")[: min(MOST, count)]:
-        truth = name_labels(classes, oof.labels[i])
-        found.append(
-            Mistake(str(oof.ids[i]), int(oof.folds[i]), truth, classes[worst[i]], float(p[i, worst[i]]), p[i])
-        )
+        labels = list_labels(classes, oof.labels[i])
+        likely = classes[worst[i]], float(p[i, worst[i]]), p[i]
+        found.append(Mistake(str(oof.ids[i]), int(oof.folds[i]), labels, *likely))
     kept = f", the worst {MOST} are listed" if count > MOST else ""
     return (
         found,
@@ -77,11 +81,11 @@ def find_mistakes(whole: Member) -> tuple[list[Mistake], str]:
     )
 
 
-def name_labels(classes: list[str], labels: np.ndarray) -> str:
-    """A clip's label in words: of an index, or of a row with a 1 for each label of several."""
+def list_labels(classes: list[str], labels: np.ndarray) -> tuple[str, ...]:
+    """A clip's labels: of an index, or of a row with a 1 for each label of several."""
     if np.ndim(labels) == 0:
-        return classes[int(labels)]
-    return ", ".join(classes[index] for index in np.flatnonzero(labels)) or "none"
+        return (classes[int(labels)],)
+    return tuple(classes[index] for index in np.flatnonzero(labels))
 
 
 def find_files(whole: Member, ids: Iterable[str]) -> dict[str, Path]:
