@@ -119,8 +119,8 @@ def predict_audio(
         rows = WindowDataset(
             clips.split, run.config["record"]["view"], whole.classes, clips.span, device.name
         )
-        pooled = predict.predict_run(run, rows, device, kind)
-        windows.add(run, kind, clips, pooled, device)
+        pooled, each = predict.predict_with_windows(run, rows, device, kind)
+        windows.add(run, kind, clips.split, each)
         return pooled
 
     prior = np.array(first.config["prior"])

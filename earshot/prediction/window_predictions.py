@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from earshot.core.device import Device
 from earshot.prediction.events import Event, list_events
 from earshot.prediction.members import Member
-from earshot.prediction.new_audio import NewClips
-from earshot.training.dataset import WindowDataset
-from earshot.training.predict import predict_run
 from earshot.training.run import Run
 
 
@@ -29,29 +25,14 @@ class WindowPredictions:
     def __init__(self) -> None:
         self._found: dict[tuple[Path, str], _Windows] = {}
 
-    def add(self, run: Run, kind: str, clips: NewClips, pooled: np.ndarray, device: Device) -> None:
-        """Predict the windows of new clips with a run's "best" or "last" checkpoints.
+    def add(self, run: Run, kind: str, split: dict[str, Any], probabilities: np.ndarray) -> None:
+        """Take what a run predicts for the windows of new clips by its "best" or "last" checkpoints.
 
         Args:
-            pooled: (clips, classes) the run's predictions, used where no clip has several windows.
+            split: the clips, as a cache has them. probabilities: (windows, classes).
         """
-        split = clips.split
-        clip = np.asarray(split["clip"])
-        if len(np.unique(clip)) == len(clip):
-            probabilities = pooled[clip]
-        else:
-            alone = np.arange(len(clip))
-            each = {key: split[key][clip] for key in ("ids", "labels", "folds", "groups")}
-            rows = WindowDataset(
-                {**split, **each, "clip": alone},
-                run.config["record"]["view"],
-                run.classes,
-                clips.span,
-                device.name,
-            )
-            probabilities = predict_run(run, rows, device, kind)
-        windows = _Windows(clip, np.asarray(split["start"]), np.asarray(split["length"]), probabilities)
-        self._found[run.folder.resolve(), kind] = windows
+        clip, start, length = (np.asarray(split[key]) for key in ("clip", "start", "length"))
+        self._found[run.folder.resolve(), kind] = _Windows(clip, start, length, probabilities)
 
     def list_events(self, whole: Member) -> dict[int, list[Event]]:
         """The events of every clip with several windows, by the clip's index.

@@ -104,7 +104,6 @@ def fill_with_prior(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.nd
     return np.where(skipped[:, None], prior, probabilities), skipped
 
 
-@torch.inference_mode()
 def predict(
     head: nn.Module,
     rows: WindowDataset,
@@ -117,10 +116,49 @@ def predict(
     """Probabilities of all clips of a split; NaN rows for clips of which no row is among `which`.
 
     Args:
-        shifts: mean of the logits over so many circular shifts in time, evenly spaced; 1 = as it is.
+        shifts: see `compute_logits`.
         pool: how a clip's windows are pooled, see `window_pooling.pool_logits`.
     Returns:
         (clips, classes) float32: softmax, or a sigmoid of each class where clips have several labels.
+    """
+    clips = len(rows.ids)
+    if not len(which):
+        return np.full((clips, 0), np.nan, dtype=np.float32)
+    logits = compute_logits(head, rows, which, batch_size, autocast, shifts)
+    clip = torch.from_numpy(rows.clip[which]).long()
+    return window_pooling.pool_logits(logits, clip, clips, pool, rows.multilabel).numpy()
+
+
+def predict_with_windows(
+    run: Run, rows: WindowDataset, device: Device, kind: str = "best"
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `predict_run` predicts, (clips, classes), and the same for each window alone, (rows, classes)."""
+    if not len(rows):
+        return average_predictions(run, rows, []), np.zeros((0, len(run.classes)), np.float32)
+    precision, clip = get_autocast(run.adapt_device(device)), torch.from_numpy(rows.clip).long()
+    pooled, each = [], []
+    for slot in list_predictors(run):
+        head, which = load_slot_head(run, slot, kind, device), np.arange(len(rows))
+        logits = compute_logits(head, rows, which, run.predict_batch_size, precision, run.shifts)
+        found = window_pooling.pool_logits(logits, clip, len(rows.ids), run.pool, rows.multilabel)
+        pooled.append(found.numpy())
+        each.append(window_pooling.to_probabilities(logits, rows.multilabel).numpy())
+    return average_predictions(run, rows, pooled), np.mean(each, 0)
+
+
+@torch.inference_mode()
+def compute_logits(
+    head: nn.Module,
+    rows: WindowDataset,
+    which: np.ndarray,
+    batch_size: int,
+    autocast: Any,
+    shifts: int = 1,
+) -> torch.Tensor:
+    """A head's logits (rows, classes) of some rows, at least one; float32 on the CPU.
+
+    Args:
+        shifts: mean of the logits over so many circular shifts in time, evenly spaced; 1 = as it is.
     """
     head.eval()
     found, at = [], 0
@@ -141,12 +179,7 @@ def predict(
                 if not is_out_of_memory(error) or batch_size == 1:
                     raise
                 batch_size //= 2  # changes no result: rows do not depend on each other
-    clips = len(rows.ids)
-    if not found:
-        return np.full((clips, 0), np.nan, dtype=np.float32)
-    return window_pooling.pool_logits(
-        torch.cat(found).cpu(), torch.from_numpy(rows.clip[which]).long(), clips, pool, rows.multilabel
-    ).numpy()
+    return torch.cat(found).cpu()
 
 
 def list_predictors(run: Run) -> list[ModelSlot]:

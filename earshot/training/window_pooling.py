@@ -46,11 +46,12 @@ def pool_logits(
         (clips, classes); NaN for a clip without windows.
     """
     if how == "probability":
-        return pool_windows(_to_probabilities(logits, multilabel), clip, clips)
-    return _to_probabilities(pool_windows(logits, clip, clips, HIGHEST.get(how)), multilabel)
+        return pool_windows(to_probabilities(logits, multilabel), clip, clips)
+    return to_probabilities(pool_windows(logits, clip, clips, HIGHEST.get(how)), multilabel)
 
 
-def _to_probabilities(logits: Tensor, multilabel: bool) -> Tensor:
+def to_probabilities(logits: Tensor, multilabel: bool) -> Tensor:
+    """(windows, classes) probabilities of logits: a softmax, or a sigmoid of each class."""
     return logits.sigmoid() if multilabel else logits.softmax(1)
 
 
