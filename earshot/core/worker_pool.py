@@ -225,7 +225,7 @@ def _hide_main() -> Iterator[None]:
     again in every worker.
     """
     main = vars(sys.modules["__main__"])
-    kept = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    kept: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
     try:
         main.update(dict.fromkeys(kept))
         yield
