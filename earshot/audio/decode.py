@@ -294,9 +294,8 @@ def silence_mpg123(head: bytes) -> Iterator[None]:
     if head[:4] in SILENT_DECODERS:
         yield
         return
-    with (
-        _lock
-    ):  # the descriptor belongs to the process: the first thread in closes it, the last one out reopens it
+    # The descriptor belongs to the process: the first thread in closes it, the last one out reopens it.
+    with _lock:
         if _inside == 0:
             sys.stderr.flush()
             try:

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from earshot.core import spelling
 
-TOKEN = re.compile(
-    r"[^\W\d_]+|\d+|[\W_]"
-)  # letters, digits, or one sign: a class begins and ends with one of these
+# letters, digits, or one sign: a class begins and ends with one of these
+TOKEN = re.compile(r"[^\W\d_]+|\d+|[\W_]")
 NUMBER = re.compile(r"\d+", re.ASCII)
 
 

@@ -111,9 +111,8 @@ class Files:
         self.by_number: dict[int | None, list[str]] = {}
         self.claimed: set[str] = set()  # by ids that were resolved
         self.tail_notes: dict[str, str] = {}  # table -> a note where its ids are the ends of file names
-        self.renumbered: dict[
-            str, str
-        ] = {}  # ids that equal a file's name except for leading zeros, and the file
+        # id -> the file whose name equals it except for leading zeros
+        self.renumbered: dict[str, str] = {}
         for path in self.audio:
             for reading in list_readings(self._disk.get(path, path)):
                 name = reading.rpartition("/")[2]

@@ -105,9 +105,8 @@ def find_source_column(
                 f"groups: column {format_cell(column)} ({describe_sources(sources)}): folds keep each "
                 "together",
             ]
-        if (
-            1 < len(set(filter(None, sources))) < len(list(filter(None, sources)))
-        ):  # else no source has two clips
+        named = list(filter(None, sources))
+        if 1 < len(set(named)) < len(named):  # else no source has two clips
             notes.append(f"column {format_cell(column)} is not used as groups: {reason}")
     return None, notes[:3]
 

@@ -102,9 +102,7 @@ def build_labelled_rows(
     paths = files.resolve_ids(list(frame[id_column]), split)
     keep = []
     for row, (clip_id, label, path) in enumerate(zip(frame[id_column], values, paths, strict=True)):
-        known = (
-            label != labels.MISSING
-        )  # not `if label`: a row of zeros is a clip without any label, not a missing one
+        known = label != labels.MISSING  # a row of zeros is known, too: a clip without any label
         if known and (path or split == "test"):
             keep.append(row)
         if not (known and path):

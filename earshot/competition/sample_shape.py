@@ -268,9 +268,8 @@ def check_sample(
         ]
     known = set(spelling.to_keys(learnt))
     unknown = [label for label in named if spelling.to_key(label) not in known]
-    unknown = [
-        label for label in unknown if any(map(str.isalnum, label))
-    ]  # "?" is a placeholder for any label
+    # "?" is a placeholder for any label
+    unknown = [label for label in unknown if any(map(str.isalnum, label))]
     if not unknown:
         return notes + _describe_constant(name, column, cells, classes)
     hint = _suggest_near(unknown[:20], sorted(learnt), known)
