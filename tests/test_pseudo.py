@@ -187,30 +187,30 @@ def test_rows_without_labels(monkeypatch, copies, mapped):
     assert len(rows) == 3 and rows.labelled == (6 if copies else 3) and not len(rows.sample_unlabelled(0))
     plain = WindowDataset(part("xyz", [0, 1, 2], 0), "mel", CLASSES, 1.0, "cpu", augmented=made)
     soft = np.array([[0.5, 0.25, 0.25], [0, 1, 0], [np.nan] * 3, [np.nan] * 3], dtype=np.float32)
-    taught = rows.with_pseudo_labels(soft, 1.0)
-    drawn = np.sort(taught.sample_unlabelled(0))  # w has no row, t no answer
-    assert taught.load_batch(drawn)[0].flatten().tolist() == [20, 21, 22] and not len(
+    extended = rows.with_pseudo_labels(soft, 1.0)
+    drawn = np.sort(extended.sample_unlabelled(0))  # w has no row, t no prediction
+    assert extended.load_batch(drawn)[0].flatten().tolist() == [20, 21, 22] and not len(
         rows.sample_unlabelled(0)
     )
     assert torch.equal(
-        taught.load_training_batch(drawn).targets, torch.tensor([[0.5, 0.25, 0.25], [0, 1, 0], [0, 1, 0]])
+        extended.load_training_batch(drawn).targets, torch.tensor([[0.5, 0.25, 0.25], [0, 1, 0], [0, 1, 0]])
     )
-    assert taught.all_ids[taught.clip_of_row[drawn]].tolist() == ["u", "v", "v"]
+    assert extended.all_ids[extended.clip_of_row[drawn]].tolist() == ["u", "v", "v"]
     half = rows.with_pseudo_labels(soft, 0.5)
     assert {len(half.sample_unlabelled(seed)) for seed in range(5)} == {2} and len(
         {tuple(half.sample_unlabelled(seed)) for seed in range(9)}
     ) > 1
-    few = [taught.sample_unlabelled(seed, 1) for seed in range(9)]  # of v, which has two windows, one
-    assert {tuple(sorted(taught.all_ids[taught.clip_of_row[rows]])) for rows in few} == {("u", "v")} and len(
-        {tuple(sorted(r)) for r in few}
-    ) == 2
+    few = [extended.sample_unlabelled(seed, 1) for seed in range(9)]  # of v, which has two windows, one
+    assert {tuple(sorted(extended.all_ids[extended.clip_of_row[rows]])) for rows in few} == {
+        ("u", "v")
+    } and len({tuple(sorted(r)) for r in few}) == 2
     everyone = np.arange(3)
     for epoch in (1, 2, 3):  # clips with labels and their copies are what they were
-        mine = taught.pick_epoch_rows(everyone, epoch)
+        mine = extended.pick_epoch_rows(everyone, epoch)
         assert np.array_equal(mine, plain.pick_epoch_rows(everyone, epoch)) and torch.equal(
-            taught.load_training_batch(mine).targets, plain.load_training_batch(mine).targets
+            extended.load_training_batch(mine).targets, plain.load_training_batch(mine).targets
         )
     mixed = np.concatenate([drawn[:1], everyone])
-    for batch in taught.prefetch([mixed]):
+    for batch in extended.prefetch([mixed]):
         assert batch.x.flatten().tolist() == [20, 0, 1, 2]
         assert batch.targets[1:].argmax(1).tolist() == [0, 1, 2]

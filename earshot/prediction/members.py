@@ -15,9 +15,7 @@ from earshot.prediction import blend_weights, saved_blend
 from earshot.prediction.blend_weights import BlendResult, FittedBlend
 from earshot.training import resume
 from earshot.training.oof import Oof, load_oof
-from earshot.training.run import CONFIG, Run
-
-FILES = (CONFIG, saved_blend.NAME)  # a run has the first, a saved blend the second
+from earshot.training.run import CONFIG, RUN_FILES, Run
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def _find_latest_run(folder: str) -> Path:
     Raises:
         UserError: there is none; it is not finished; it is not recorded which is the latest.
     """
-    files = [path for name in FILES for path in Path(folder).glob(f"*/{name}")]
+    files = [path for name in RUN_FILES for path in Path(folder).glob(f"*/{name}")]
     found = sorted({path.parent for path in files}) or resume.list_attached_runs()
     if not found:
         raise UserError(
@@ -135,7 +133,7 @@ def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
     for name in names:
         here = Path(name)
         # A run may have the name of another folder here, such as its competition's.
-        is_here = any((here / file).is_file() for file in FILES)
+        is_here = any((here / file).is_file() for file in RUN_FILES)
         members.append(open_member(here if is_here or here.is_file() else Path(folder) / name))
     return members
 
