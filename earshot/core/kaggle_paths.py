@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -194,11 +195,11 @@ def find_by_name(name: str) -> Path | None:
     return None
 
 
-def find_pretrained_folder(kind: str, weights: str, default: bool) -> Path | None:
+def find_pretrained_folder(kinds: Collection[str], weights: str, default: bool) -> Path | None:
     """The attached folder of a network of transformers.
 
     Args:
-        kind: `model_type` of its config.json.
+        kinds: `model_type` of its config.json, any of these.
         weights: a hub id; a folder's name must match its last part.
         default: is it the default id? Then the only folder of that kind matches, whatever its name.
     Raises:
@@ -214,7 +215,7 @@ def find_pretrained_folder(kind: str, weights: str, default: bool) -> Path | Non
             settings = read_json(folder.path / "config.json")
         except UserError:
             continue
-        if isinstance(settings, dict) and settings.get("model_type") == kind:
+        if isinstance(settings, dict) and settings.get("model_type") in kinds:
             candidates.append(folder.path)
     wanted = _keep_letters(weights.rpartition("/")[2])
     fitting = [

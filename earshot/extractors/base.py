@@ -152,6 +152,12 @@ class Extractor:
         cls.find_weights(settings, weights)
 
     @classmethod
+    def configure(cls, settings: Any, weights: str | None) -> type[Extractor]:
+        """The class with the rate and the window limits of these weights, which are here. Default: they are
+        the same for all."""
+        return cls
+
+    @classmethod
     def describe(cls, settings: Any, rate: int) -> dict[str, Any]:
         """The settings of a view that published heads require: rate, and a spectrogram's bands, hop in
         seconds and filter bank."""

@@ -19,8 +19,6 @@ from earshot.extractors import base
 if TYPE_CHECKING:
     import torch
 
-FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
-
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -36,6 +34,23 @@ class Pretrained:
     """The extractors to take instead."""
     default: str = ""
     """The default hub id."""
+
+    files: tuple[str, ...] = (
+        "config.json",
+        "preprocessor_config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+    )
+    """Patterns of the files that define a network: they are downloaded, and enter the fingerprint."""
+
+    def find_network(self, kind: str | None) -> str | None:
+        """The class of transformers for a `model_type`, None for one that this extractor does not take."""
+        return self.network if kind == self.kind else None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Every `model_type` that it takes."""
+        return (self.kind,)
 
     @property
     def ways_out(self) -> str:
@@ -57,7 +72,7 @@ class Pretrained:
         folder = self.find_folder(weights)
         if folder is None:
             return []
-        return sorted({path for pattern in FILES for path in folder.glob(pattern)})
+        return sorted({path for pattern in self.files for path in folder.glob(pattern)})
 
     def get_folder(self, weights: str) -> Path:
         """The local folder of the weights, downloaded from the hub if needed."""
@@ -68,7 +83,7 @@ class Pretrained:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(weights, allow_patterns=FILES, etag_timeout=5))
+            folder = Path(snapshot_download(weights, allow_patterns=list(self.files), etag_timeout=5))
         except (
             Exception
         ) as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
@@ -105,7 +120,7 @@ class Pretrained:
         # a download that was interrupted leaves the config without the weights
         if folder is not None and any(folder.glob("*.safetensors")):
             return folder
-        return kaggle_paths.find_pretrained_folder(self.kind, weights, weights == self.default)
+        return kaggle_paths.find_pretrained_folder(self.kinds, weights, weights == self.default)
 
     def check_folder(self, folder: Path) -> Path:
         """The folder if it holds this kind of network as safetensors, else UserError with what is missing."""
@@ -115,9 +130,10 @@ class Pretrained:
             )
         file_content.check_content(folder / "config.json")
         kind = self.read_json(folder / "config.json").get("model_type")
-        if kind != self.kind:
+        if self.find_network(kind) is None:
             raise UserError(
-                f"{self.extractor}: {folder} holds a model of type {kind}, not {self.kind}: {self.ways_out}"
+                f"{self.extractor}: {folder} holds a model of type {kind}, not {', '.join(self.kinds)}: "
+                f"{self.ways_out}"
             )
         if not any(folder.glob("*.safetensors")):
             pickled = any(folder.glob("*.bin"))
@@ -143,11 +159,12 @@ class Pretrained:
 
     def load(self, folder: Path) -> torch.nn.Module:
         """The network from a folder, quietly; UserError where tensors are missing or shapes differ."""
+        name = self.find_network(self.read_json(folder / "config.json").get("model_type")) or self.network
         with silence_transformers():
             import transformers
 
             try:
-                network, report = getattr(transformers, self.network).from_pretrained(
+                network, report = getattr(transformers, name).from_pretrained(
                     str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
                 )
             except (
@@ -158,11 +175,12 @@ class Pretrained:
                 raise UserError(
                     f"{self.extractor}: the weights in {folder} cannot be loaded ({reason}): {self.ways_out}"
                 ) from None
-        lacking = sorted(report["missing_keys"])
+        # what replaces masked frames in pretraining is no part of the network that predicts
+        lacking = sorted(key for key in report["missing_keys"] if not key.endswith("masked_spec_embed"))
         if lacking:
             raise UserError(
                 f"{self.extractor}: the weights in {folder} lack {len(lacking)} of the network's tensors "
-                f"(first: {lacking[0]}), so they are not a complete {self.network}: {self.ways_out}"
+                f"(first: {lacking[0]}), so they are not a complete {name}: {self.ways_out}"
             )
         return network
 

@@ -100,6 +100,12 @@ def make_plan(
             f"none of the {len(paths)} clips in {competition.root} can be opened: "
             f"{reasons.format_commonest(reasons.list_header_errors(paths))}"
         )
+    weights = weights or made_by.default_weights
+    files = made_by.find_weights(settings, weights)
+    if not files:
+        made_by.fetch(settings, weights)
+        files = made_by.find_weights(settings, weights)
+    made_by = made_by.configure(settings, weights)
     seconds = window.seconds or made_by.get_default_seconds(settings)
     if seconds is None:
         from earshot.audio.windows import choose_seconds
@@ -138,11 +144,6 @@ def make_plan(
         else 1.0
     )
 
-    weights = weights or made_by.default_weights
-    files = made_by.find_weights(settings, weights)
-    if not files:
-        made_by.fetch(settings, weights)
-        files = made_by.find_weights(settings, weights)
     place = kaggle_paths.get_input_root()
     if files and place is not None and files[0].is_relative_to(place):
         notes.append(f"weights: {files[0] if len(files) == 1 else files[0].parent}, attached")

@@ -1,0 +1,291 @@
+"""Any audio encoder whose network is part of transformers, frozen: wav2vec 2.0 and its relatives, Whisper,
+CLAP, AST.
+
+`--weights` is a hub id, or a folder with config.json, preprocessor_config.json and model.safetensors. Rate
+and form of the input follow from the folder's own feature extractor. No code of the folder is run.
+
+Views: `pooled` (D, 1, 1), the mean over the window's real frames (what the network pools itself, for AST and
+CLAP); `frames` (D, 1, T), zero beyond the real audio; `layers` (D, L, T), those of the layers that `--layer`
+names, for a head that weighs them.
+
+A window is cut to its real audio and computed beside others of the same length only: padding changes the
+embeddings of many of these networks, and an embedding must not depend on its batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from earshot.core.errors import UserError, raise_if_temporary
+from earshot.core.kinds import Kind
+from earshot.extractors import hub
+
+if TYPE_CHECKING:
+    import torch
+
+# model_type -> class of transformers
+NETWORKS = {
+    "audio-spectrogram-transformer": "ASTModel",
+    "clap": "ClapModel",
+    "clap_audio_model": "ClapAudioModel",
+    "data2vec-audio": "Data2VecAudioModel",
+    "hubert": "HubertModel",
+    "moonshine": "MoonshineModel",
+    "parakeet_encoder": "ParakeetEncoder",
+    "sew": "SEWModel",
+    "sew-d": "SEWDModel",
+    "unispeech": "UniSpeechModel",
+    "unispeech-sat": "UniSpeechSatModel",
+    "wav2vec2": "Wav2Vec2Model",
+    "wav2vec2-bert": "Wav2Vec2BertModel",
+    "wav2vec2-conformer": "Wav2Vec2ConformerModel",
+    "wavlm": "WavLMModel",
+    "whisper": "WhisperModel",
+}
+SHORTEST = 0.1  # seconds: the convolutions in front of some networks need 25 ms
+LONGEST = 30.0  # seconds, where the network has no limit of its own: attention's cost grows with their square
+LARGEST = 10**7  # of the numbers in preprocessor_config.json: what they size is made before it can be checked
+
+
+@dataclass(frozen=True)
+class NativeEncoder(hub.Pretrained):
+    """A folder or hub id of any network in `NETWORKS`."""
+
+    files: tuple[str, ...] = (
+        "config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+    )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Every `model_type` that it takes."""
+        return tuple(NETWORKS)
+
+    def find_network(self, kind: str | None) -> str | None:
+        """See `hub.Pretrained.find_network`; None, too, where the installed transformers lacks it."""
+        return NETWORKS.get(kind or "")
+
+    def load_processor(self, folder: Path) -> Any:
+        """transformers' own feature extractor of a folder.
+
+        Raises:
+            UserError: there is none, or one whose sizes make no sense.
+        """
+        found = [folder / name for name in self.files[1:3] if (folder / name).is_file()]
+        if not found:
+            raise UserError(
+                f"{self.extractor}: {folder} has no preprocessor_config.json, which says what the network "
+                "takes: save the feature extractor there, too (save_pretrained does)"
+            )
+        for path in found:
+            too_large = [
+                key for key, value in _list_numbers(self.read_json(path)) if not abs(value) <= LARGEST
+            ]
+            if too_large:
+                raise UserError(f"{self.extractor}: {path}: {too_large[0]} is too large to be true")
+        with hub.silence_transformers():
+            from transformers import AutoFeatureExtractor
+
+            try:
+                processor = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+            except Exception as error:  # transformers raises OSError, ValueError, KeyError, TypeError, ...
+                raise_if_temporary(folder, error)
+                reason = " ".join(str(error).split())[:160]
+                raise UserError(
+                    f"{self.extractor}: the feature extractor in {folder} cannot be loaded ({reason}): "
+                    f"{self.ways_out}"
+                ) from None
+        rate = getattr(processor, "sampling_rate", None)
+        if not isinstance(rate, int) or not 1000 <= rate <= 192000:
+            raise UserError(f"{self.extractor}: {found[0]} names no sampling rate from 1000 to 192000 Hz")
+        return processor
+
+
+WEIGHTS = NativeEncoder("hf", "", "", "ast, efficientat or logmel")
+NEEDED = (
+    "hf: which encoder? Name it with --weights HUB_ID or --weights FOLDER, for example --weights "
+    "microsoft/wavlm-base-plus"
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to keep of the encoder's output."""
+
+    views: tuple[str, ...] = ("pooled", "frames")
+    """Any of pooled (one vector), frames (20 to 80 ms each) and layers (frames of every --layer)."""
+    layer: tuple[int, ...] = ()
+    """Which hidden layers: 0 is what enters the first, -1 the last; pooled and frames are of the first one
+    named, layers of all (default: the network's output)."""
+
+
+class Extractor(hub.Extractor):
+    """See `base.Extractor`; UserError for weights that are missing, of an unknown kind, or do not fit."""
+
+    views = {"pooled": "vector", "frames": "sequence", "layers": "grid"}
+    pad = "silence"  # which is never computed: see the module's docstring
+    limit = LONGEST
+    pretrained = WEIGHTS
+    half = True
+    half_on_cpu = True
+    at_once = 2
+
+    @classmethod
+    def find_weights(cls, settings: Settings, weights: str | None) -> list[Path]:
+        """See `hub.Pretrained.find_files`; [] where none are named."""
+        return WEIGHTS.find_files(weights) if weights else []
+
+    @classmethod
+    def fetch(cls, settings: Settings, weights: str | None) -> None:
+        """See `hub.Pretrained.get_folder`."""
+        if not weights:
+            raise UserError(NEEDED)
+        WEIGHTS.get_folder(weights)
+
+    @classmethod
+    def configure(cls, settings: Settings, weights: str | None) -> type[Extractor]:
+        """The class with the rate and the longest window of these weights."""
+        if not weights:
+            raise UserError(NEEDED)
+        folder = WEIGHTS.get_folder(weights)
+        processor = WEIGHTS.load_processor(folder)
+        fixed = find_fixed_seconds(processor)
+        limits = {} if fixed is None else {"seconds": fixed, "limit": fixed}
+        return type(
+            "Extractor", (cls,), {"rate": processor.sampling_rate, "__module__": cls.__module__, **limits}
+        )
+
+    @classmethod
+    def get_default_seconds(cls, settings: Settings) -> float | None:
+        """Chosen from the data, whatever the network's limit."""
+        return None
+
+    @classmethod
+    def choose_views(cls, settings: Settings) -> dict[str, Kind]:
+        """See `base.Extractor.choose_views`; UserError for `layers` without --layer."""
+        if "layers" in settings.views and not settings.layer:
+            raise UserError("hf: the view layers needs --layer, for example --layer 4 8 12")
+        return super().choose_views(settings)
+
+    def prepare(self) -> None:
+        """Load the feature extractor and the network."""
+        if not self.weights:
+            raise UserError(NEEDED)
+        folder = WEIGHTS.get_folder(self.weights)
+        self.processor = WEIGHTS.load_processor(folder)
+        if self.rate != self.processor.sampling_rate:
+            raise UserError(
+                f"hf: these weights take {self.processor.sampling_rate} Hz, not {self.rate} Hz: leave out --rate"
+            )
+        self.fixed = find_fixed_seconds(self.processor)
+        if self.window.seconds < SHORTEST or self.fixed and self.window.seconds > self.fixed + 1e-3:
+            upper = f" to {self.fixed:g}" if self.fixed else " or more"
+            raise UserError(f"hf: a window of {self.window.seconds:g} s: set --seconds {SHORTEST:g}{upper}")
+        network = WEIGHTS.load(folder)
+        network = getattr(network, "audio_model", network)  # CLAP's, beside its text model
+        if network.config.is_encoder_decoder:
+            network = network.get_encoder()
+        self.network = network.eval().requires_grad_(False).to(self.device)
+        self.kind = self.network.config.model_type
+        self.accepted = set(inspect.signature(self.network.forward).parameters)
+        try:
+            self.shapes = self._try_shapes()
+        except IndexError:
+            layers = self.network.config.num_hidden_layers
+            raise UserError(
+                f"hf: --layer {' '.join(map(str, self.settings.layer))}: this network has the layers 0 to {layers}"
+            ) from None
+
+    def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
+        """Views of a batch of windows; see `base.Extractor.forward`."""
+        import torch
+
+        counts = [self.samples] * len(lengths)
+        if self.window.pad == "silence":
+            least = round(SHORTEST * self.rate)
+            counts = [min(self.samples, max(least, round(length * self.rate))) for length in lengths]
+        groups = defaultdict(list)
+        for row, count in enumerate(counts):
+            groups[count].append(row)
+        views: dict[str, torch.Tensor] = {}
+        for count, rows in groups.items():
+            for view, values in self.encode(waves[rows, :count]).items():
+                if view not in views:
+                    frames = self.shapes[view][2] if self.shapes else values.shape[3]
+                    views[view] = values.new_zeros(len(waves), *values.shape[1:3], frames)
+                views[view][rows, :, :, : values.shape[3]] = values
+        return views
+
+    def encode(self, waves: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Views (B, D, F, t) of windows of one length (B, samples), real to their end."""
+        import torch
+
+        inputs = self.processor(
+            list(waves.cpu().numpy()),
+            sampling_rate=self.rate,
+            return_tensors="pt",
+            return_attention_mask=True,
+        )
+        inputs = {key: value.to(self.device) for key, value in inputs.items() if key in self.accepted}
+        layers = self.settings.layer
+        output = self.network(**inputs, output_hidden_states=bool(layers))
+        states = [output.hidden_states[layer] for layer in layers] if layers else [output.last_hidden_state]
+        frames = [self.to_frames(state.float()) for state in states]
+        mask = inputs.get("attention_mask")
+        count = frames[0].shape[2]
+        if self.fixed:
+            count = math.ceil(count * waves.shape[1] / (self.fixed * self.rate) - 1e-6)
+        elif (
+            mask is not None and mask.shape[1] == count
+        ):  # frames that only fill the feature extractor's blocks
+            count = int(mask[0].sum())
+        frames = [each[:, :, :count] for each in frames]
+        pooled = frames[0].mean(dim=2)
+        if not layers and getattr(output, "pooler_output", None) is not None:
+            pooled = output.pooler_output.float()
+        views = {
+            "pooled": pooled[:, :, None, None],
+            "frames": frames[0][:, :, None],
+            "layers": torch.stack(frames, dim=2),
+        }
+        return {view: views[view] for view in self.views}
+
+    def to_frames(self, state: torch.Tensor) -> torch.Tensor:
+        """(B, D, T) of a hidden state: tokens (B, T, D), AST's (B, 2 + F x T, D), or CLAP's map (B, D, F, T)."""
+        if state.ndim == 4:
+            return state.mean(dim=2)
+        if self.kind == "audio-spectrogram-transformer":
+            config = self.network.config
+            rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+            return state[:, 2:].unflatten(1, (rows, -1)).mean(dim=1).transpose(1, 2)
+        return state.transpose(1, 2)
+
+
+def find_fixed_seconds(processor: Any) -> float | None:
+    """The seconds that a feature extractor always fills, whatever it is given; None: any length is taken as
+    it is."""
+    kind = type(processor).__name__
+    if kind == "WhisperFeatureExtractor":
+        return processor.n_samples / processor.sampling_rate
+    if kind == "ClapFeatureExtractor":
+        return processor.nb_max_samples / processor.sampling_rate
+    if kind == "ASTFeatureExtractor":
+        return processor.max_length / 100  # frames of 10 ms
+    return None
+
+
+def _list_numbers(value: Any, key: str = "it") -> list[tuple[str, float]]:
+    """(key, number) of every number in JSON."""
+    if isinstance(value, dict):
+        return [pair for name, inner in value.items() for pair in _list_numbers(inner, name)]
+    if isinstance(value, list):
+        return [pair for inner in value for pair in _list_numbers(inner, key)]
+    return [(key, value)] if isinstance(value, (int, float)) else []
