@@ -183,7 +183,8 @@ class Extractor(hub.Extractor):
         self.processor = WEIGHTS.load_processor(folder)
         if self.rate != self.processor.sampling_rate:
             raise UserError(
-                f"hf: these weights take {self.processor.sampling_rate} Hz, not {self.rate} Hz: leave out --rate"
+                f"hf: these weights take {self.processor.sampling_rate} Hz, not {self.rate} Hz: leave out "
+                "--rate"
             )
         self.fixed = find_fixed_seconds(self.processor)
         if self.window.seconds < SHORTEST or self.fixed and self.window.seconds > self.fixed + 1e-3:
@@ -201,12 +202,12 @@ class Extractor(hub.Extractor):
         except IndexError:
             layers = self.network.config.num_hidden_layers
             raise UserError(
-                f"hf: --layer {' '.join(map(str, self.settings.layer))}: this network has the layers 0 to {layers}"
+                f"hf: --layer {' '.join(map(str, self.settings.layer))}: this network has the layers 0 to "
+                f"{layers}"
             ) from None
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Views of a batch of windows; see `base.Extractor.forward`."""
-        import torch
 
         counts = [self.samples] * len(lengths)
         if self.window.pad == "silence":
@@ -235,6 +236,8 @@ class Extractor(hub.Extractor):
             return_attention_mask=True,
         )
         inputs = {key: value.to(self.device) for key, value in inputs.items() if key in self.accepted}
+        if "is_longer" in inputs:  # CLAP's processor marks one clip of a batch by chance where none is longer
+            inputs["is_longer"] = torch.zeros_like(inputs["is_longer"], dtype=torch.bool)
         layers = self.settings.layer
         output = self.network(**inputs, output_hidden_states=bool(layers))
         states = [output.hidden_states[layer] for layer in layers] if layers else [output.last_hidden_state]
@@ -259,7 +262,7 @@ class Extractor(hub.Extractor):
         return {view: views[view] for view in self.views}
 
     def to_frames(self, state: torch.Tensor) -> torch.Tensor:
-        """(B, D, T) of a hidden state: tokens (B, T, D), AST's (B, 2 + F x T, D), or CLAP's map (B, D, F, T)."""
+        """(B, D, T) of a hidden state: tokens (B, T, D), AST's (B, 2 + F x T, D), CLAP's map (B, D, F, T)."""
         if state.ndim == 4:
             return state.mean(dim=2)
         if self.kind == "audio-spectrogram-transformer":
