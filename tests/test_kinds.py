@@ -32,7 +32,12 @@ def test_models_have_the_same_kinds() -> None:
 
 @pytest.mark.parametrize("name", extractors.list_names())
 def test_known_views_derive_to_what_extractors_declare(name: str) -> None:
-    shapes = {("ast", "frames"): (768, 1, 101), ("efficientat", "frames"): (384, 4, 16)}
+    sequence = (768, 1, 101)
+    shapes = {
+        ("ast", "frames"): sequence,
+        ("hf", "frames"): sequence,
+        ("efficientat", "frames"): (384, 4, 16),
+    }
     for view, kind in extractors.load_module(name).Extractor.views.items():
         assert kinds.derive(view, shapes.get((name, view), (9, 9, 9))) == kind
 

@@ -19,7 +19,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.kinds import Kind
@@ -118,17 +118,18 @@ NEEDED = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What to keep of the encoder's output."""
+    """hf: any audio encoder of transformers, named by --weights"""
 
+    COMMON: ClassVar = ("views", "layer")
     views: tuple[str, ...] = ("pooled", "frames")
-    """Any of pooled (one vector), frames (20 to 80 ms each) and layers (frames of every --layer)."""
+    """views to keep: pooled (one vector), frames (20 to 80 ms each), layers (the frames of every --layer)"""
     layer: tuple[int, ...] = ()
-    """Which hidden layers: 0 is what enters the first, -1 the last; pooled and frames are of the first one
-    named, layers of all (default: the network's output)."""
+    """hidden layers, 0 is the input of the first, -1 the last; pooled and frames are of the first one named,
+    layers of all (default: the network's output)"""
 
 
 class Extractor(hub.Extractor):
-    """See `base.Extractor`; UserError for weights that are missing, of an unknown kind, or do not fit."""
+    """See `base.Extractor`; UserError for weights that are missing, of an unknown type, or do not fit."""
 
     views = {"pooled": "vector", "frames": "sequence", "layers": "grid"}
     pad = "silence"  # which is never computed: see the module's docstring
