@@ -169,7 +169,7 @@ def test_folders_that_are_no_encoder(tmp_path: Path) -> None:
     lacking = change("config.json")
     (lacking / "preprocessor_config.json").unlink()
     refuse(lacking, "has no preprocessor_config.json")
-    refuse(tmp_path / "absent", "no such folder, and no hub id")
+    refuse(tmp_path / "absent", "no such folder, and not a hub id")
     code = change("config.json", auto_map={"AutoModel": "evil.Model"}, model_type="evil")
     (code / "evil.py").write_text("raise SystemExit('run')")
     refuse(code, "holds a model of type evil")
