@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .head import Head
+from .head import Head, LoadNetwork
 
 if TYPE_CHECKING:
     from transformers import ASTModel
@@ -243,7 +243,7 @@ class AST(Head):
             for part in (self.ast.embeddings, *stack[:freeze]):
                 part.requires_grad_(False)
 
-    def load_pretrained(self) -> None:
+    def load_pretrained(self, load: LoadNetwork) -> None:
         """Load AST's weights where the option `weights` names them; HeadError if they cannot be loaded
         or don't fit."""
         if self.weights is not None:

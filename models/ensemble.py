@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, build, register
-from .head import Head
+from .head import Head, LoadNetwork
 
 
 @register(
@@ -74,10 +74,10 @@ class Ensemble(Head):
         ]
         return torch.stack(losses).mean()
 
-    def load_pretrained(self) -> None:
+    def load_pretrained(self, load: LoadNetwork) -> None:
         """Load the members' pretrained weights."""
         for head in self.heads:
-            head.load_pretrained()
+            head.load_pretrained(load)
 
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Compute the members' statistics of the training set."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+LoadNetwork = Callable[[str, str], nn.Module]
+
 
 class Head(nn.Module):
     """Base class of the heads: `forward` is all that a head must define.
@@ -30,9 +32,17 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
-    def load_pretrained(self) -> None:
+    def load_pretrained(self, load: LoadNetwork) -> None:
         """Load the weights that the option `weights` names: called once before training, never when a head is
-        rebuilt. Default: none."""
+        rebuilt. Default: none.
+
+        Args:
+            load: load(extractor, weights) gives the pretrained network of an extractor, to be fine-tuned.
+        """
+
+    def scale_lr(self, parameter: str) -> float:
+        """The factor of the learning rate for a parameter, by its name. Default: 1, all are trained alike."""
+        return 1.0
 
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Compute statistics of the training set's (x, mask) into buffers: called once before training.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import HeadError, register
 from .ast import NEEDS, build_ast, compute_embedding, load_ast
 from .common import fit_window, pool_map
-from .head import Head
+from .head import Head, LoadNetwork
 from .maps import pool_to_grid
 
 
@@ -190,7 +190,7 @@ class InceptionTransformer(Head):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(d_model, num_classes)
 
-    def load_pretrained(self) -> None:
+    def load_pretrained(self, load: LoadNetwork) -> None:
         """Load AST's weights if the option `weights` names some; HeadError if they cannot be loaded or don't
         fit."""
         if self.weights is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import HeadError, register
-from .head import Head
+from .head import Head, LoadNetwork
 from .maps import Input
 
 SHORTEST = 32  # pixels: what the usual networks' strides come to; a shorter axis is enlarged to it
@@ -154,7 +154,7 @@ class Timm(Head):
             raise KeyError(f"{len(same)} layers stay at random, {same[0]} for one")
         return twin.state_dict()
 
-    def load_pretrained(self) -> None:
+    def load_pretrained(self, load: LoadNetwork) -> None:
         """Load the weights that option `weights` names; nothing where it is None.
 
         Raises:

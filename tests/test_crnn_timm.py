@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import get_features
 import models
 import train
+from earshot import extractors
 
 TINY = "test_efficientnet"
 
@@ -117,7 +118,7 @@ def test_timm_loads_local_weights_of_three_channels(tmp_path: Path):
         head = build(weights=str(weights))
         before = head.net.conv_stem.weight.clone()
         assert head.config["options"]["weights"] == str(weights)
-        head.load_pretrained()
+        head.load_pretrained(extractors.load_network)
         # timm: a grey image through the three channels' sum
         wanted = source.conv_stem.weight.sum(1, keepdim=True)
         assert torch.allclose(head.net.conv_stem.weight, wanted, atol=1e-6) and not torch.equal(
@@ -127,7 +128,7 @@ def test_timm_loads_local_weights_of_three_channels(tmp_path: Path):
         assert head.net.classifier.weight.shape == (3, source.num_features)
     plain = build()
     before = {name: value.clone() for name, value in plain.state_dict().items()}
-    plain.load_pretrained()
+    plain.load_pretrained(extractors.load_network)
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
 
 
@@ -140,7 +141,7 @@ def test_timm_says_in_one_line_that_weights_cannot_be_had(tmp_path: Path, monkey
     for weights in ("timm", "nobody/nothing", *files):
         head = build(weights=weights)
         with pytest.raises(models.HeadError, match="--head.weights") as caught:
-            head.load_pretrained()
+            head.load_pretrained(extractors.load_network)
         assert "\n" not in str(caught.value) and weights in str(caught.value)
 
 

@@ -157,7 +157,7 @@ def test_pretrained_weights_are_loaded_once(tmp_path):
     class Pretrained(Tiny):
         loads = 0
 
-        def load_pretrained(self):
+        def load_pretrained(self, load):
             type(self).loads += 1
             self.outer.bias.data.fill_(7.0)
 

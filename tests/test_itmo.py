@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import get_features
 import models
 import train
+from earshot import extractors
 from earshot.core.config import load_recipe
 from earshot.core.errors import UserError
 from models.inception_transformer import InceptionBlock, find_square_grid
@@ -150,7 +151,7 @@ def test_load_pretrained_is_transformers(weights, name, options):
     )
     with torch.no_grad():
         head(x)
-        head.load_pretrained()
+        head.load_pretrained(extractors.load_network)
         head(x)
         want = published(weights)(x[:, 0].transpose(1, 2)).pooler_output
     assert torch.allclose(heard[1].reshape(2, 24), want, atol=1e-5)
@@ -161,7 +162,7 @@ def test_load_pretrained_is_transformers(weights, name, options):
 
 def test_fewer_frames_keep_their_positions(weights):
     head = build("ast", (1, BINS, 46), weights=str(weights), **TINY)
-    head.load_pretrained()
+    head.load_pretrained(extractors.load_network)
     mine, theirs = (network.embeddings.position_embeddings[0] for network in (head.ast, published(weights)))
     assert torch.equal(mine[:2], theirs[:2])
     # 12 rows of 4 columns of patches, out of 12 rows of 9
@@ -215,7 +216,9 @@ def test_ast_keeps_its_config_and_rebuilds(weights):
 def test_weights_that_do_not_fit(weights, tmp_path, monkeypatch):
     def refused(match: str, shape=(1, BINS, FRAMES), folder=weights, **options) -> None:
         with pytest.raises(models.HeadError, match=match) as error:
-            build("ast", shape, weights=str(folder), **{**TINY, **options}).load_pretrained()
+            build("ast", shape, weights=str(folder), **{**TINY, **options}).load_pretrained(
+                extractors.load_network
+            )
         assert "\n" not in str(error.value)
 
     refused("have hidden_size 24, the head 32: set its option hidden_size to 24", hidden_size=32)

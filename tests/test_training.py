@@ -11,6 +11,7 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
+import models
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.training import folds, metrics, optim, text_report
@@ -189,9 +190,13 @@ def test_report_has_every_class():
 # --- optimisers and schedules
 
 
+class Net(nn.Sequential, models.Head):
+    pass
+
+
 def tuned(settings: TrainingFlags, steps: int):
     torch.manual_seed(0)
-    head = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    head = Net(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
     found = optim.build_optimizer(head, settings)
     return head, found, optim.build_schedule(found, settings, steps)
 
@@ -261,11 +266,35 @@ def test_optimisers_are_what_they_say():
     assert kinds["sgd"].param_groups[0]["nesterov"] and all(
         o.param_groups[0]["weight_decay"] == 0.2 for o in kinds.values()
     )
-    head = nn.Linear(2, 2)
-    head.bias.requires_grad_(False)
+    head = Net(nn.Linear(2, 2))
+    head[0].bias.requires_grad_(False)
     assert (
         sum(p.numel() for p in optim.build_optimizer(head, TrainingFlags()).param_groups[0]["params"]) == 4
     ), "frozen ones stay"
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "step", "constant"])
+def test_a_head_scales_the_learning_rate_of_its_parameters(schedule):
+    class Scaled(Net):
+        def scale_lr(self, parameter):
+            return 0.25 if parameter.startswith("0.") else 1.0
+
+    settings = TrainingFlags(lr=0.2, schedule=schedule, epochs=3, warmup=0.3, step_epochs=1)
+    head = Scaled(nn.Linear(4, 8), nn.Linear(8, 2))
+    optimizer = optim.build_optimizer(head, settings)
+    plan = optim.build_schedule(optimizer, settings, 4)
+    highest = []
+    for _ in range(12):
+        low, high = (group["lr"] for group in optimizer.param_groups)
+        assert low == pytest.approx(0.25 * high), "over the whole course"
+        highest.append(high)
+        optimizer.step()
+        plan.step()
+    assert max(highest) == pytest.approx(0.2)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
+    tensors, rest = optim.pack_state(optimizer)
+    optim.restore_state(optimizer, tensors, rest)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.25 * optimizer.param_groups[1]["lr"])
 
 
 def test_map_macro_of_one_label_is_that_of_each_class_against_the_rest():

@@ -10,10 +10,13 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from earshot.core.errors import UserError
 from earshot.core.settings import replace_defaults, suggest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 USUAL = "logmel"  # needs no weights: error lines propose it first
 _HELPERS = {"ast_fast", "base", "hub", "mel", "torch_weights"}
@@ -36,6 +39,18 @@ def load_module(name: str) -> ModuleType:
         near = suggest(name, known)
         raise UserError(f"no extractor named {name!r}{near}: choose one of {', '.join(known)} (--extractor)")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def load_network(name: str, weights: str) -> nn.Module:
+    """The pretrained network of an extractor, in evaluation mode, for a head that fine-tunes it.
+
+    Args:
+        name: of an extractor whose module has `load_network`.
+        weights: what its --weights takes.
+    Raises:
+        UserError: the weights are not here and cannot be downloaded, or do not fit.
+    """
+    return load_module(name).load_network(weights)
 
 
 def find_makers(kinds: Iterable[str], needs: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,17 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
+    from models import Head
 
 
-def build_optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Optimizer:
-    """AdamW (SAM's too), Adam or SGD over all trainable parameters of a head."""
-    parameters = [p for p in head.parameters() if p.requires_grad]
+def build_optimizer(head: Head, settings: TrainingFlags) -> torch.optim.Optimizer:
+    """AdamW (SAM's too), Adam or SGD over all trainable parameters of a head, in groups of one learning rate,
+    see `Head.scale_lr`."""
+    by_factor = defaultdict(list)
+    for name, parameter in head.named_parameters():
+        if parameter.requires_grad:
+            by_factor[head.scale_lr(name)].append(parameter)
+    parameters = [{"params": group, "lr": settings.lr * factor} for factor, group in by_factor.items()]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
             parameters,
@@ -46,7 +53,8 @@ def build_schedule(
     if settings.schedule == "onecycle" and total > 2:
         # neither the rise nor the fall may be empty
         rising_share = min(max(settings.warmup, 1.5 / total), 1 - 0.5 / total)
-        return OneCycleLR(optim, settings.lr, total_steps=total, pct_start=rising_share)
+        highest = [group["lr"] for group in optim.param_groups]
+        return OneCycleLR(optim, highest, total_steps=total, pct_start=rising_share)
     warmup_steps = max(1, round(settings.warmup * total))
 
     def compute_factor(step: int) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from earshot import extractors
 from earshot.core.device import Device, get_autocast, is_out_of_memory, to_device, use_one_thread
 from earshot.core.errors import UserError
 from earshot.core.seeding import derive_seed, reseed
@@ -83,7 +84,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Prepare a fresh head: pretrained weights, the training set's statistics."""
-        self.head.load_pretrained()
+        self.head.load_pretrained(extractors.load_network)
         self.head.adapt(self.rows.iterate_batches(self.rows.add_copies(self.train_rows), 256))
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
@@ -266,7 +267,7 @@ class Trainer:
             epoch, batches = progress.epoch + 1, self._shuffle_epoch(progress.epoch + 1)
             began = time.perf_counter() - progress.seconds  # a resumed epoch counts what it took before
             if not progress.step:
-                progress.lr = self.optimizer.param_groups[0]["lr"]
+                progress.lr = max(group["lr"] for group in self.optimizer.param_groups)
             self.head.train()
             single_thread = self.is_tiny and self.device.name == "cpu"
             with use_one_thread(single_thread), self._open_bar(epoch, batches) as bar:
