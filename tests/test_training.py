@@ -279,7 +279,7 @@ def test_a_head_scales_the_learning_rate_of_its_parameters(schedule):
         def scale_lr(self, parameter):
             return 0.25 if parameter.startswith("0.") else 1.0
 
-    settings = TrainingFlags(lr=0.2, schedule=schedule, epochs=3, warmup=0.3, step_epochs=1)
+    settings = TrainingFlags(lr=0.2, schedule=schedule, epochs=3, warmup=0.25, step_epochs=1)
     head = Scaled(nn.Linear(4, 8), nn.Linear(8, 2))
     optimizer = optim.build_optimizer(head, settings)
     plan = optim.build_schedule(optimizer, settings, 4)
