@@ -11,6 +11,7 @@ from waves import clips, synthetic, window
 from earshot.audio import load, windows
 from earshot.core.errors import UserError
 from earshot.extractors import efficientat, mel
+from models.efficientat import get_width
 
 
 def reference_spectrogram(wave: np.ndarray):
@@ -128,7 +129,7 @@ def published(network: str) -> dict:
     """A randomly initialised state dict under the published names, of any width."""
     from torchvision.models import mobilenet_v3_large
 
-    state = mobilenet_v3_large(width_mult=efficientat._get_width(network), num_classes=527).state_dict()
+    state = mobilenet_v3_large(width_mult=get_width(network), num_classes=527).state_dict()
     state["features.0.0.weight"] = state["features.0.0.weight"].mean(dim=1, keepdim=True)
     renamed = {}
     for key, value in state.items():

@@ -37,6 +37,7 @@ def test_known_views_derive_to_what_extractors_declare(name: str) -> None:
         ("ast", "frames"): sequence,
         ("hf", "frames"): sequence,
         ("efficientat", "frames"): (384, 4, 16),
+        ("efficientat", "spectrogram"): (1, 128, 501),
     }
     for view, kind in extractors.load_module(name).Extractor.views.items():
         assert kinds.derive(view, shapes.get((name, view), (9, 9, 9))) == kind

@@ -163,7 +163,7 @@ def shapes_of(extractor: str | None, features: dict) -> dict[str, tuple]:
         window = Window(float(features.get("seconds") or 5.0), None, "wrap", None, settings.rate or 44100)
         return module.Extractor(settings, window).shapes
     ast = {"pooled": (768, 1, 1), "frames": (768, 1, 101), "tokens": (768, 12, 101)}
-    efficientat = {"pooled": (384, 1, 1), "frames": (384, 4, 16)}
+    efficientat = {"pooled": (384, 1, 1), "frames": (384, 4, 16), "spectrogram": (1, 128, 501)}
     return {
         "ast": ast,
         "efficientat": efficientat,

@@ -54,16 +54,21 @@ def load_network(name: str, weights: str) -> nn.Module:
 
 
 def find_makers(kinds: Iterable[str], needs: Mapping[str, Any]) -> list[str]:
-    """The extractors whose defaults make a view of one of these kinds with the settings that a head needs;
-    the usual one first."""
+    """The extractors that make a view of one of these kinds with the settings that a head needs, as flags
+    name them (`efficientat --views spectrogram` where the default lacks the view); the usual one first."""
     found = []
     for name in sorted(list_names(), key=lambda name: (name != USUAL, name)):
         its = load_module(name)
         settings = its.Settings()
         says = its.Extractor.describe(settings, getattr(settings, "rate", its.Extractor.rate) or 0)
-        made = its.Extractor.choose_views(settings).values()
-        if set(kinds) & set(made) and all(says.get(key) == value for key, value in needs.items()):
+        if any(says.get(key) != value for key, value in needs.items()):
+            continue
+        fitting = [view for view, kind in its.Extractor.views.items() if kind in kinds]
+        usual = its.Extractor.choose_views(settings)
+        if set(fitting) & set(usual):
             found.append(name)
+        elif fitting:
+            found.append(f"{name} --views {fitting[0]}")
     return found
 
 

@@ -1,11 +1,10 @@
 """EfficientAT: MobileNetV3 distilled from transformers on AudioSet (Schmid et al., ICASSP 2023), frozen.
 
 Views: `pooled` (C, 1, 1) = global mean of the last feature map, `frames` (C, 4, T') = that map, one column
-per 0.32 s.
-The network is torchvision's `mobilenet_v3_large` with one input channel and sigmoid squeeze-and-excitation
-gates; the published weights fit after renaming. They are release files of github.com/fschmid56/EfficientAT
-(MIT licence). Only mn04's checksum is known here: the others are checked strictly by names and
-shapes, and read as plain data.
+per 0.32 s, `spectrogram` (1, 128, T) = the network's input, for the head `efficientat`, which fine-tunes it.
+The network is that of models/efficientat.py. The published weights are release files of
+github.com/fschmid56/EfficientAT (MIT licence). Only mn04's checksum is known here: the others are checked
+strictly by names and shapes, and read as plain data.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ import os
 import shutil
 import tempfile
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from earshot.core import kaggle_paths
 from earshot.core.errors import Refused, UserError, raise_if_temporary
 from earshot.extractors import base, mel
+from earshot.extractors.base import RECORDED_WHERE_CHANGED
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,6 @@ SHA256 = {"mn04_as_mAP_432.pt": "899a8c6217063f6941793102a2780b3dd788ab11fce468d
 TIMEOUT = 20  # seconds without a byte
 
 N_FFT, WIN, HOP, BINS, FMAX = 1024, 800, 320, 128, 15000.0
-CLASSES = 527  # of AudioSet
 STRIDE2 = 5  # the network halves both axes so often
 SPECTRA = 2  # at a time on a CPU, by its caches: 1.6 ms each against 4.1 with 16
 
@@ -49,16 +48,19 @@ SPECTRA = 2  # at a time on a CPU, by its caches: 1.6 ms each against 4.1 with 1
 class Settings:
     """EfficientAT: a MobileNet distilled on AudioSet"""
 
-    COMMON: ClassVar = ("network",)
+    COMMON: ClassVar = ("network", "views")
     network: Literal["mn04", "mn05", "mn10", "mn20", "mn30", "mn40", "mn40_ext"] = "mn04"
     """the network, by width: mn04 has 1 M parameters and AudioSet mAP .432, mn10 4.9 M and .471, mn40_ext
     68 M and .487"""
+    views: tuple[str, ...] = field(default=("pooled", "frames"), metadata=RECORDED_WHERE_CHANGED)
+    """views to keep: pooled (one vector), frames (the last feature map), spectrogram (the network's input,
+    for the head efficientat)"""
 
 
 class Extractor(base.Extractor):
     """See `base.Extractor`; UserError for weights that are missing or do not fit."""
 
-    views = {"pooled": "vector", "frames": "grid"}
+    views = {"pooled": "vector", "frames": "grid", "spectrogram": "spectrogram"}
     rate = 32000
     half = True
     at_once = 8
@@ -70,8 +72,15 @@ class Extractor(base.Extractor):
         Returns:
             [file], or [] if it is not downloaded yet.
         Raises:
-            UserError: `weights` does not exist or has no such file.
+            UserError: `weights` does not exist or has no such file, or none are needed.
         """
+        if settings.views == ("spectrogram",):
+            if weights is not None:
+                raise UserError(
+                    "efficientat: the view spectrogram needs no weights: leave --weights out here, and give "
+                    "them to train.py by --head.weights"
+                )
+            return []
         if weights is None:
             cached = _find_hub_folder() / _get_file_name(settings)
             there = cached if cached.is_file() else kaggle_paths.find_by_name(cached.name)
@@ -99,7 +108,7 @@ class Extractor(base.Extractor):
         Raises:
             UserError: the download fails, or is not the published file.
         """
-        if cls.find_weights(settings, weights):
+        if cls.find_weights(settings, weights) or settings.views == ("spectrogram",):
             return
         name = _get_file_name(settings)
         target = _find_hub_folder() / name
@@ -139,6 +148,8 @@ class Extractor(base.Extractor):
         """Load the network; its shapes follow from its width."""
         import torch
 
+        from models.efficientat import count_channels
+
         settings, window = self.settings, self.window
         wanted = type(self).rate
         if self.rate != wanted:
@@ -149,19 +160,34 @@ class Extractor(base.Extractor):
             raise UserError(
                 f"efficientat: a window of {window.seconds:g} s is too short: set --seconds 0.1 or more"
             )
-        self.fetch(settings, self.weights)
-        network = load(self.find_weights(settings, self.weights)[0], settings.network)
-        # depthwise convolutions are faster with channels last: 0.20 s against 0.28 s a batch of
-        # 32 on 2 CPU cores
-        self.features = fuse_batchnorm(network.features).to(self.device, memory_format=torch.channels_last)
+        self.features = None
+        if settings.views != ("spectrogram",):
+            self.fetch(settings, self.weights)
+            network = load(self.find_weights(settings, self.weights)[0], settings.network)
+            # depthwise convolutions are faster with channels last: 0.20 s against 0.28 s a batch of
+            # 32 on 2 CPU cores
+            self.features = fuse_batchnorm(network.features).to(
+                self.device, memory_format=torch.channels_last
+            )
         frames, rows = 1 + (self.samples - 1) // HOP, BINS
+        spectrogram = (1, rows, frames)
         for _ in range(STRIDE2):
             frames, rows = (frames + 1) // 2, (rows + 1) // 2
-        channels = _count_channels(settings.network)
-        self.shapes = {"pooled": (channels, 1, 1), "frames": (channels, rows, frames)}
+        channels = count_channels(settings.network)
+        shapes = {
+            "pooled": (channels, 1, 1),
+            "frames": (channels, rows, frames),
+            "spectrogram": spectrogram,
+        }
+        self.shapes = {view: shapes[view] for view in self.views}
         self.taper = mel.build_hann(WIN, False, self.device)
         bank = mel.build_mel_bank(BINS, self.rate, N_FFT, 0.0, FMAX, "kaldi")
         self.bank = torch.from_numpy(bank.T.copy()).to(self.device)
+
+    @classmethod
+    def describe(cls, settings: Settings, rate: int) -> dict[str, Any]:
+        """See `base.Extractor.describe`; of the view `spectrogram`."""
+        return {"rate": rate, "bands": BINS, "hop": HOP / rate, "bank": "efficientat"}
 
     @property
     def band(self) -> tuple[float, float]:
@@ -195,8 +221,11 @@ class Extractor(base.Extractor):
         images = torch.cat([self.compute_spectrogram(part) for part in parts]).contiguous(
             memory_format=torch.channels_last
         )
-        maps = self.features(images).float()
-        return {"pooled": maps.mean(dim=(2, 3), keepdim=True), "frames": maps}
+        views = {"spectrogram": images}
+        if self.features is not None:
+            maps = self.features(images).float()
+            views |= {"pooled": maps.mean(dim=(2, 3), keepdim=True), "frames": maps}
+        return {view: views[view] for view in self.views}
 
 
 def fuse_batchnorm(network: torch.nn.Module) -> torch.nn.Module:
@@ -215,20 +244,40 @@ def fuse_batchnorm(network: torch.nn.Module) -> torch.nn.Module:
     return network
 
 
-def load(file: Path, network: str) -> torch.nn.Module:
-    """torchvision's MobileNetV3 with the published weights, all keys matched, in evaluation mode.
+def load_network(weights: str) -> torch.nn.Module:
+    """See `extractors.load_network`; `weights` is also a published network's name."""
+    if weights in FILES:
+        settings = Settings(network=weights)
+        Extractor.fetch(settings, None)
+        return load(Extractor.find_weights(settings, None)[0], weights)
+    place = base.find_local(weights)
+    files = [place] if place and place.is_file() else []
+    if place and not files:
+        files = [file for name in FILES.values() for file in (place / name, *place.glob(f"*/{name}"))]
+        files = [file for file in files if file.is_file()]
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files)
+        problem = f"has several of them ({found}): name one" if files else "no such file"
+        raise UserError(
+            f"efficientat: the weights {weights}: {problem}; published (--head.weights published) are "
+            f"{', '.join(FILES)}"
+        )
+    return load(files[0], None)
+
+
+def load(file: Path, network: str | None) -> torch.nn.Module:
+    """The network with the published weights, all keys matched, in evaluation mode.
 
     Args:
         file: a state dict as published, or as safetensors; read as plain data.
-        network: a key of `FILES`.
+        network: a key of `FILES`; None: that of the file's width.
     Raises:
         UserError: the file is not such a state dict, or has another width.
     """
     import torch
-    from torchvision.models import mobilenet_v3_large
-    from torchvision.ops import SqueezeExcitation
 
     from earshot.extractors import torch_weights
+    from models.efficientat import build_network, convert_state, count_channels
 
     try:
         state = torch_weights.load(file)
@@ -240,52 +289,22 @@ def load(file: Path, network: str) -> torch.nn.Module:
     last = state.get("features.16.0.weight") if isinstance(state, dict) else None
     if not isinstance(last, torch.Tensor):
         raise UserError(
-            f"efficientat: {file} holds no EfficientAT network: expected a file like {FILES[network]}"
+            f"efficientat: {file} holds no EfficientAT network: expected a file like "
+            f"{FILES[network or 'mn04']}"
         )
-    if len(last) != _count_channels(network):
-        fits = [name for name in FILES if _count_channels(name) == len(last)]
-        hint = f"add --network {fits[0]}" if fits else "none of the published networks has that"
-        raise UserError(
-            f"efficientat: {file} has {len(last)} channels, {network} has {_count_channels(network)}: {hint}"
-        )
-    model = mobilenet_v3_large(width_mult=_get_width(network), num_classes=CLASSES)
-    old = model.features[0][0]
-    model.features[0][0] = torch.nn.Conv2d(
-        1, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False
-    )
-    for layer in model.modules():
-        if isinstance(layer, SqueezeExcitation):
-            layer.scale_activation = torch.nn.Sigmoid()
+    fitting = [name for name in FILES if count_channels(name) == len(last)]
+    if network not in fitting and (network or not fitting):
+        hint = f"add --network {fitting[0]}" if fitting else "none of the published networks has that"
+        wanted = f", {network} has {count_channels(network)}" if network else ""
+        raise UserError(f"efficientat: {file} has {len(last)} channels{wanted}: {hint}")
+    network = network or fitting[0]
+    model = build_network(network)
     try:
-        model.load_state_dict(
-            {_rename_key(key): _reshape_gate(key, value) for key, value in state.items()}, strict=True
-        )
+        model.load_state_dict(convert_state(state), strict=True)
     except (RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"efficientat: {file} does not fit {network} ({reason})") from None
     return model.eval().requires_grad_(False)
-
-
-def _rename_key(key: str) -> str:
-    """torchvision's name of a published tensor."""
-    key = key.replace("conc_se_layers.0.", "")
-    return key.replace("classifier.2.", "classifier.0.").replace("classifier.5.", "classifier.3.")
-
-
-def _reshape_gate(key: str, value: torch.Tensor) -> torch.Tensor:
-    """Squeeze-and-excitation as 1x1 convolutions, which torchvision has in place of linear maps."""
-    linear = "conc_se_layers" in key and key.endswith("weight")
-    return value[:, :, None, None] if linear else value
-
-
-def _get_width(network: str) -> float:
-    """The width multiplier in a name: mn04 -> 0.4, mn40_ext -> 4.0."""
-    return int(network[2:4]) / 10
-
-
-def _count_channels(network: str) -> int:
-    """Channels of the last feature map: six times MobileNetV3's last block of 160 x width, in steps of 8."""
-    return 6 * max(8, int(160 * _get_width(network) + 4) // 8 * 8)
 
 
 def _get_file_name(settings: Settings) -> str:
