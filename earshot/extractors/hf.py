@@ -98,8 +98,8 @@ class NativeEncoder(hub.Pretrained):
         wrong = [kind for kind in types if kind != name]
         if wrong:
             raise UserError(
-                f"{self.extractor}: the feature extractor in {folder} is a {wrong[0]}, but this network takes a "
-                f"{name}"
+                f"{self.extractor}: the feature extractor in {folder} is a {wrong[0]}, but this network "
+                f"takes a {name}"
             )
         with hub.silence_transformers():
             import transformers

@@ -146,8 +146,8 @@ class Pretrained:
             )
         if not self.list_weights(folder):
             raise UserError(
-                f"{self.extractor}: {folder} has no model.safetensors: save it there (save_pretrained does), or "
-                f"{self.ways_out}"
+                f"{self.extractor}: {folder} has no model.safetensors: save it there (save_pretrained does), "
+                f"or {self.ways_out}"
             )
         missing = self.find_missing(folder)
         if missing:
@@ -231,7 +231,8 @@ class Pretrained:
                 raise UserError(f"{self.extractor}: {path}: {key} is too large to be true")
             if key.endswith("_implementation") and value not in IMPLEMENTATIONS:
                 raise UserError(
-                    f"{self.extractor}: {path}: {key} asks for code from elsewhere, which is never run: remove it"
+                    f"{self.extractor}: {path}: {key} asks for code from elsewhere, which is never "
+                    "run: remove it"
                 )
 
     def _read_pickles(self, folder: Path) -> dict[str, torch.Tensor]:
