@@ -137,8 +137,8 @@ def check_encoders() -> Iterator[Finding]:
             if not here[key]:
                 name = run.config.get("weights") or made["extractor"]
                 yield warn(
-                    f"weights: {folder} needs {name} for new audio, which is not here: attach it, or give its "
-                    "place with --weights"
+                    f"weights: {folder} needs {name} for new audio, which is not here: attach it, or give "
+                    "its place with --weights"
                 )
         except (UserError, KeyError, TypeError):
             continue  # a damaged run is not the weights' matter
