@@ -244,9 +244,10 @@ class Extractor(hub.Extractor):
         if self.wave_input:
             inputs = {"input_values": self.wave_input.convert(waves)}
         else:
-            inputs = self.processor(
-                list(waves.cpu().numpy()), sampling_rate=self.rate, return_tensors="pt", **self.masking
-            )
+            with torch.autocast("cpu", enabled=False):  # some make their spectrogram by torch's products
+                inputs = self.processor(
+                    list(waves.cpu().numpy()), sampling_rate=self.rate, return_tensors="pt", **self.masking
+                )
             inputs = {key: value.to(self.device) for key, value in inputs.items() if key in self.accepted}
         if "is_longer" in inputs:  # CLAP's processor marks one clip of a batch by chance where none is longer
             inputs["is_longer"] = torch.zeros_like(inputs["is_longer"], dtype=torch.bool)
