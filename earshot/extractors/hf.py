@@ -14,6 +14,7 @@ embeddings of many of these networks, and an embedding must not depend on its ba
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections import defaultdict
@@ -27,29 +28,34 @@ from earshot.extractors import hub
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-# model_type -> class of transformers
+# model_type -> classes of transformers: the network, and its feature extractor
+_WAVE = "Wav2Vec2FeatureExtractor"
 NETWORKS = {
-    "audio-spectrogram-transformer": "ASTModel",
-    "clap": "ClapModel",
-    "clap_audio_model": "ClapAudioModel",
-    "data2vec-audio": "Data2VecAudioModel",
-    "hubert": "HubertModel",
-    "moonshine": "MoonshineModel",
-    "parakeet_encoder": "ParakeetEncoder",
-    "sew": "SEWModel",
-    "sew-d": "SEWDModel",
-    "unispeech": "UniSpeechModel",
-    "unispeech-sat": "UniSpeechSatModel",
-    "wav2vec2": "Wav2Vec2Model",
-    "wav2vec2-bert": "Wav2Vec2BertModel",
-    "wav2vec2-conformer": "Wav2Vec2ConformerModel",
-    "wavlm": "WavLMModel",
-    "whisper": "WhisperModel",
+    "audio-spectrogram-transformer": ("ASTModel", "ASTFeatureExtractor"),
+    "clap": ("ClapModel", "ClapFeatureExtractor"),
+    "clap_audio_model": ("ClapAudioModel", "ClapFeatureExtractor"),
+    "data2vec-audio": ("Data2VecAudioModel", _WAVE),
+    "hubert": ("HubertModel", _WAVE),
+    "moonshine": ("MoonshineModel", _WAVE),
+    "parakeet_encoder": ("ParakeetEncoder", "ParakeetFeatureExtractor"),
+    "pe_audio": ("PeAudioModel", "PeAudioFeatureExtractor"),
+    "pe_audio_encoder": ("PeAudioEncoder", "PeAudioFeatureExtractor"),
+    "sew": ("SEWModel", _WAVE),
+    "sew-d": ("SEWDModel", _WAVE),
+    "unispeech": ("UniSpeechModel", _WAVE),
+    "unispeech-sat": ("UniSpeechSatModel", _WAVE),
+    "wav2vec2": ("Wav2Vec2Model", _WAVE),
+    "wav2vec2-bert": ("Wav2Vec2BertModel", "SeamlessM4TFeatureExtractor"),
+    "wav2vec2-conformer": ("Wav2Vec2ConformerModel", _WAVE),
+    "wavlm": ("WavLMModel", _WAVE),
+    "whisper": ("WhisperModel", "WhisperFeatureExtractor"),
 }
+AUDIO_PARTS = {"clap": "audio_model", "pe_audio": "audio_encoder"}  # beside a text model
 SHORTEST = 0.1  # seconds: the convolutions in front of some networks need 25 ms
+LONG = 20.0  # seconds: two such windows in a pass take longer than one by one, by a CPU's caches
 LONGEST = 30.0  # seconds, where the network has no limit of its own: attention's cost grows with their square
-LARGEST = 10**7  # of the numbers in preprocessor_config.json: what they size is made before it can be checked
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,8 @@ class NativeEncoder(hub.Pretrained):
         return tuple(NETWORKS)
 
     def find_network(self, kind: str | None) -> str | None:
-        """See `hub.Pretrained.find_network`; None, too, where the installed transformers lacks it."""
-        return NETWORKS.get(kind or "")
+        """See `hub.Pretrained.find_network`; None, too, for a type that isn't listed."""
+        return NETWORKS[kind][0] if kind in NETWORKS else None
 
     def load_processor(self, folder: Path) -> Any:
         """transformers' own feature extractor of a folder.
@@ -86,16 +92,23 @@ class NativeEncoder(hub.Pretrained):
                 "takes: save the feature extractor there, too (save_pretrained does)"
             )
         for path in found:
-            too_large = [
-                key for key, value in _list_numbers(self.read_json(path)) if not abs(value) <= LARGEST
-            ]
-            if too_large:
-                raise UserError(f"{self.extractor}: {path}: {too_large[0]} is too large to be true")
+            self.check_numbers(path)
+        _, name = NETWORKS[self.read_json(folder / "config.json")["model_type"]]
+        saved = [self.read_json(path) for path in found]
+        named = [each.get("feature_extractor", each) for each in saved]
+        types = [each.get("feature_extractor_type", name) for each in named if isinstance(each, dict)]
+        wrong = [kind for kind in types if kind != name]
+        if wrong:
+            raise UserError(
+                f"{self.extractor}: the feature extractor in {folder} is a {wrong[0]}, but this network "
+                f"takes a {name}"
+            )
         with hub.silence_transformers():
-            from transformers import AutoFeatureExtractor
+            import transformers
 
             try:
-                processor = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+                # by its class: what looks it up by the folder's names would offer to run the folder's code
+                processor = getattr(transformers, name).from_pretrained(str(folder), local_files_only=True)
             except Exception as error:  # transformers raises OSError, ValueError, KeyError, TypeError, ...
                 raise_if_temporary(folder, error)
                 reason = " ".join(str(error).split())[:160]
@@ -182,6 +195,9 @@ class Extractor(hub.Extractor):
             raise UserError(NEEDED)
         folder = WEIGHTS.get_folder(self.weights)
         self.processor = WEIGHTS.load_processor(folder)
+        self.wave_input = find_wave_input(self.processor)
+        takes = inspect.signature(self.processor.__call__).parameters
+        self.masking = {"return_attention_mask": True} if "return_attention_mask" in takes else {}
         if self.rate != self.processor.sampling_rate:
             raise UserError(
                 f"hf: these weights take {self.processor.sampling_rate} Hz, not {self.rate} Hz: leave out "
@@ -191,11 +207,11 @@ class Extractor(hub.Extractor):
         if self.window.seconds < SHORTEST or self.fixed and self.window.seconds > self.fixed + 1e-3:
             upper = f" to {self.fixed:g}" if self.fixed else " or more"
             raise UserError(f"hf: a window of {self.window.seconds:g} s: set --seconds {SHORTEST:g}{upper}")
-        network = WEIGHTS.load(folder)
-        network = getattr(network, "audio_model", network)  # CLAP's, beside its text model
-        if network.config.is_encoder_decoder:
-            network = network.get_encoder()
-        self.network = network.eval().requires_grad_(False).to(self.device)
+        self.network = load_encoder(folder).requires_grad_(False).to(self.device)
+        self.halved = self.precision == "bf16" and self.device == "cpu"
+        simplify(self.network, self.halved)
+        if (self.fixed or self.window.seconds) >= LONG:
+            self.at_once = 1
         self.kind = self.network.config.model_type
         self.accepted = set(inspect.signature(self.network.forward).parameters)
         try:
@@ -230,17 +246,19 @@ class Extractor(hub.Extractor):
         """Views (B, D, F, t) of windows of one length (B, samples), real to their end."""
         import torch
 
-        inputs = self.processor(
-            list(waves.cpu().numpy()),
-            sampling_rate=self.rate,
-            return_tensors="pt",
-            return_attention_mask=True,
-        )
-        inputs = {key: value.to(self.device) for key, value in inputs.items() if key in self.accepted}
+        if self.wave_input:
+            inputs = {"input_values": self.wave_input.convert(waves)}
+        else:
+            with torch.autocast("cpu", enabled=False):  # some make their spectrogram by torch's products
+                inputs = self.processor(
+                    list(waves.cpu().numpy()), sampling_rate=self.rate, return_tensors="pt", **self.masking
+                )
+            inputs = {key: value.to(self.device) for key, value in inputs.items() if key in self.accepted}
         if "is_longer" in inputs:  # CLAP's processor marks one clip of a batch by chance where none is longer
             inputs["is_longer"] = torch.zeros_like(inputs["is_longer"], dtype=torch.bool)
         layers = self.settings.layer
-        output = self.network(**inputs, output_hidden_states=bool(layers))
+        with torch.autocast("cpu", torch.bfloat16) if self.halved else contextlib.nullcontext():
+            output = self.network(**inputs, output_hidden_states=bool(layers))
         states = [output.hidden_states[layer] for layer in layers] if layers else [output.last_hidden_state]
         frames = [self.to_frames(state.float()) for state in states]
         mask = inputs.get("attention_mask")
@@ -270,7 +288,86 @@ class Extractor(hub.Extractor):
             config = self.network.config
             rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
             return state[:, 2:].unflatten(1, (rows, -1)).mean(dim=1).transpose(1, 2)
+        if self.kind == "pe_audio_encoder" and self.settings.layer:
+            state = state[:, 1:]  # the hidden layers have a token for the whole in front
         return state.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class WaveInput:
+    """The input of a network on the waveform, in place of its feature extractor."""
+
+    rate: int
+    """Samples per second."""
+    normalise: bool
+    """Each clip to mean 0 and variance 1?"""
+    masked: bool
+    """Was it trained with an attention mask (0 on padding)? Else on padded clips without one."""
+
+    def convert(self, waves: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`input_values` (B, samples) of waves (B, samples), differentiable.
+
+        Args:
+            mask: (B, samples), true where a sample is real: the rest becomes 0. None: all are real.
+        """
+        if not self.normalise:
+            return waves if mask is None else waves * mask
+        mask = waves.new_ones(1) if mask is None else mask
+        counts = mask.expand_as(waves).sum(dim=1, keepdim=True).clamp(min=1)
+        mean = (waves * mask).sum(dim=1, keepdim=True) / counts
+        centred = (waves - mean) * mask
+        variance = centred.square().sum(dim=1, keepdim=True) / counts
+        return centred / (variance + 1e-7).sqrt()
+
+
+def find_wave_input(processor: Any) -> WaveInput | None:
+    """How waves become the network's input where that is the waveform; None: a spectrogram, which only the
+    feature extractor makes."""
+    if type(processor).__name__ != "Wav2Vec2FeatureExtractor":
+        return None
+    return WaveInput(
+        processor.sampling_rate, bool(processor.do_normalize), bool(processor.return_attention_mask)
+    )
+
+
+def load_network(weights: str) -> nn.Module:
+    """The audio encoder of a folder or hub id, in evaluation mode: CLAP's without its text model, Whisper's
+    without its decoder.
+
+    Returns:
+        the network of transformers; its `config` says its sizes, `wave_input` (`WaveInput` or None) how waves
+        become its input.
+    Raises:
+        UserError: the weights are not here and cannot be downloaded, or do not fit.
+    """
+    folder = WEIGHTS.get_folder(weights)
+    network = load_encoder(folder)
+    network.wave_input = find_wave_input(WEIGHTS.load_processor(folder))
+    return network
+
+
+def load_encoder(folder: Path) -> nn.Module:
+    """See `load_network`."""
+    network = WEIGHTS.load(folder)
+    part = AUDIO_PARTS.get(network.config.model_type)
+    network = getattr(network, part) if part else network
+    if network.config.is_encoder_decoder:
+        network = network.get_encoder()
+    return network.eval()
+
+
+def simplify(network: nn.Module, halve: bool) -> None:
+    """Compute once what a frozen network computes in every pass: normalised weights and, for bf16 on a CPU,
+    those that autocast would round."""
+    import torch
+    from torch import nn
+    from torch.nn.utils import parametrize
+
+    for module in list(network.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name)
+        if halve and isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            module.to(torch.bfloat16)
 
 
 def find_fixed_seconds(processor: Any) -> float | None:
@@ -284,12 +381,3 @@ def find_fixed_seconds(processor: Any) -> float | None:
     if kind == "ASTFeatureExtractor":
         return processor.max_length / 100  # frames of 10 ms
     return None
-
-
-def _list_numbers(value: Any, key: str = "it") -> list[tuple[str, float]]:
-    """(key, number) of every number in JSON."""
-    if isinstance(value, dict):
-        return [pair for name, inner in value.items() for pair in _list_numbers(inner, name)]
-    if isinstance(value, list):
-        return [pair for inner in value for pair in _list_numbers(inner, key)]
-    return [(key, value)] if isinstance(value, (int, float)) else []
