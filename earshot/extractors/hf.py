@@ -27,6 +27,7 @@ from earshot.extractors import hub
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 # model_type -> class of transformers
 NETWORKS = {
@@ -182,6 +183,7 @@ class Extractor(hub.Extractor):
             raise UserError(NEEDED)
         folder = WEIGHTS.get_folder(self.weights)
         self.processor = WEIGHTS.load_processor(folder)
+        self.wave_input = find_wave_input(self.processor)
         if self.rate != self.processor.sampling_rate:
             raise UserError(
                 f"hf: these weights take {self.processor.sampling_rate} Hz, not {self.rate} Hz: leave out "
@@ -191,11 +193,8 @@ class Extractor(hub.Extractor):
         if self.window.seconds < SHORTEST or self.fixed and self.window.seconds > self.fixed + 1e-3:
             upper = f" to {self.fixed:g}" if self.fixed else " or more"
             raise UserError(f"hf: a window of {self.window.seconds:g} s: set --seconds {SHORTEST:g}{upper}")
-        network = WEIGHTS.load(folder)
-        network = getattr(network, "audio_model", network)  # CLAP's, beside its text model
-        if network.config.is_encoder_decoder:
-            network = network.get_encoder()
-        self.network = network.eval().requires_grad_(False).to(self.device)
+        network = load_encoder(folder)
+        self.network = network.requires_grad_(False).to(self.device)
         self.kind = self.network.config.model_type
         self.accepted = set(inspect.signature(self.network.forward).parameters)
         try:
@@ -230,13 +229,16 @@ class Extractor(hub.Extractor):
         """Views (B, D, F, t) of windows of one length (B, samples), real to their end."""
         import torch
 
-        inputs = self.processor(
-            list(waves.cpu().numpy()),
-            sampling_rate=self.rate,
-            return_tensors="pt",
-            return_attention_mask=True,
-        )
-        inputs = {key: value.to(self.device) for key, value in inputs.items() if key in self.accepted}
+        if self.wave_input:
+            inputs = {"input_values": self.wave_input.convert(waves)}
+        else:
+            inputs = self.processor(
+                list(waves.cpu().numpy()),
+                sampling_rate=self.rate,
+                return_tensors="pt",
+                return_attention_mask=True,
+            )
+            inputs = {key: value.to(self.device) for key, value in inputs.items() if key in self.accepted}
         if "is_longer" in inputs:  # CLAP's processor marks one clip of a batch by chance where none is longer
             inputs["is_longer"] = torch.zeros_like(inputs["is_longer"], dtype=torch.bool)
         layers = self.settings.layer
@@ -271,6 +273,68 @@ class Extractor(hub.Extractor):
             rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
             return state[:, 2:].unflatten(1, (rows, -1)).mean(dim=1).transpose(1, 2)
         return state.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class WaveInput:
+    """The input of a network on the waveform, in place of its feature extractor."""
+
+    rate: int
+    """Samples per second."""
+    normalise: bool
+    """Each clip to mean 0 and variance 1?"""
+    masked: bool
+    """Was it trained with an attention mask (0 on padding)? Else on padded clips without one."""
+
+    def convert(self, waves: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`input_values` (B, samples) of waves (B, samples), differentiable.
+
+        Args:
+            mask: (B, samples), true where a sample is real: the rest becomes 0. None: all are real.
+        """
+        if not self.normalise:
+            return waves if mask is None else waves * mask
+        mask = waves.new_ones(1) if mask is None else mask
+        counts = mask.expand_as(waves).sum(dim=1, keepdim=True).clamp(min=1)
+        mean = (waves * mask).sum(dim=1, keepdim=True) / counts
+        centred = (waves - mean) * mask
+        variance = centred.square().sum(dim=1, keepdim=True) / counts
+        return centred / (variance + 1e-7).sqrt()
+
+
+def find_wave_input(processor: Any) -> WaveInput | None:
+    """How waves become the network's input where that is the waveform; None: a spectrogram, which only the
+    feature extractor makes."""
+    if type(processor).__name__ != "Wav2Vec2FeatureExtractor":
+        return None
+    return WaveInput(
+        processor.sampling_rate, bool(processor.do_normalize), bool(processor.return_attention_mask)
+    )
+
+
+def load_network(weights: str) -> nn.Module:
+    """The audio encoder of a folder or hub id, in evaluation mode: CLAP's without its text model, Whisper's
+    without its decoder.
+
+    Returns:
+        the network of transformers; its `config` says its sizes, `wave_input` (`WaveInput` or None) how waves
+        become its input.
+    Raises:
+        UserError: the weights are not here and cannot be downloaded, or do not fit.
+    """
+    folder = WEIGHTS.get_folder(weights)
+    network = load_encoder(folder)
+    network.wave_input = find_wave_input(WEIGHTS.load_processor(folder))
+    return network
+
+
+def load_encoder(folder: Path) -> nn.Module:
+    """See `load_network`."""
+    network = WEIGHTS.load(folder)
+    network = getattr(network, "audio_model", network)
+    if network.config.is_encoder_decoder:
+        network = network.get_encoder()
+    return network.eval()
 
 
 def find_fixed_seconds(processor: Any) -> float | None:
