@@ -19,7 +19,7 @@ def build_wave(name: str, **options: Any) -> Callable[[], tuple[Any, Any]]:
         import transformers
 
         config = getattr(transformers, f"{name}Config")(**{**SIZES, **CONVOLUTIONS, **options})
-        masked = config.feat_extract_norm == "layer"
+        masked = getattr(config, "feat_extract_norm", "layer") == "layer"  # data2vec has no other
         processor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked)
         return getattr(transformers, f"{name}Model")(config), processor
 

@@ -34,6 +34,8 @@ class Pretrained:
     """The extractors to take instead."""
     default: str = ""
     """The default hub id."""
+    flag: str = "--weights"
+    """What names the weights."""
 
     files: tuple[str, ...] = (
         "config.json",
@@ -102,7 +104,7 @@ class Pretrained:
         if path is not None:
             if path.is_file():
                 raise UserError(
-                    f"{self.extractor}: --weights {weights} is a file: give the folder that has config.json "
+                    f"{self.extractor}: {self.flag} {weights} is a file: give the folder that has config.json "
                     "in it"
                 )
             nested = [path, *sorted(found.parent for found in path.glob("*/config.json"))]
@@ -111,7 +113,7 @@ class Pretrained:
             )
         if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights):
             raise UserError(
-                f"{self.extractor}: --weights {weights}: no such folder, and not a hub id (owner/name)"
+                f"{self.extractor}: {self.flag} {weights}: no such folder, and not a hub id (owner/name)"
             )
         from huggingface_hub import try_to_load_from_cache
 

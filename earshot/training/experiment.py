@@ -69,6 +69,7 @@ def describe_head(
     chosen = locate_weights(
         chosen | {key: models.parse_option(key, value) for key, value in (options or {}).items()}
     )
+    chosen = models.complete_options(name, chosen, extractors.describe_network)
     if view and view not in cache.shapes:
         raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
     found = view or find_view(name, wanted, cache)
