@@ -138,7 +138,7 @@ def test_ast_weights_files_and_refusals(tmp_path, monkeypatch):
     refused("cannot be loaded", nested)
     (nested / "model.safetensors").unlink()
     torch.save({"a": torch.zeros(1)}, nested / "pytorch_model.bin")
-    refused("pickled", nested)
+    refused("lack", nested)
     (nested / "model.safetensors").write_bytes(safe)
     config = json.loads((nested / "config.json").read_text())
     (nested / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))

@@ -19,6 +19,7 @@ from earshot.core.errors import UserError
 from earshot.extractors import hf
 from earshot.features.cache import Cache
 
+POOLED_BY_ITSELF = ("ast", "clap", "pe_audio")
 SECONDS = (2.0, 1.0, 0.37, 2.0, 3.1, 1.0)
 
 
@@ -31,24 +32,47 @@ def make_waves(rate: int) -> list[np.ndarray]:
     return [synthetic(seconds, rate, seed) for seed, seconds in enumerate(SECONDS)]
 
 
-def compute(network: Any, processor: Any, wave: np.ndarray) -> np.ndarray:
-    """(D, t): what transformers makes of a wave alone, frames of its real part only."""
+def compute(network: Any, processor: Any, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(D, t): what transformers makes of a wave alone, frames of its real part only; and (D,), what the
+    network pools itself, if it does."""
     import torch
 
     inputs = processor(wave, sampling_rate=processor.sampling_rate, return_tensors="pt")
-    encoder = getattr(network, "audio_model", network)
+    part = {"ClapModel": "audio_model", "PeAudioModel": "audio_encoder"}.get(type(network).__name__)
+    encoder = getattr(network, part) if part else network
     encoder = encoder.get_encoder() if encoder.config.is_encoder_decoder else encoder
     if "is_longer" in inputs:
         inputs["is_longer"] = torch.zeros(1, 1, dtype=torch.bool)
     with torch.inference_mode():
-        state = encoder(**inputs).last_hidden_state[0]
+        output = encoder(**inputs)
+    pooled, state = getattr(output, "pooler_output", None), output.last_hidden_state[0]
     if state.ndim == 3:
         state = state.mean(1).T
     if encoder.config.model_type == "audio-spectrogram-transformer":
         state = state[2:].unflatten(0, (12, -1)).mean(0)
     fixed = hf.find_fixed_seconds(processor)
     count = int(np.ceil(len(state) * len(wave) / processor.sampling_rate / fixed - 1e-6)) if fixed else None
-    return state[:count].T.numpy()
+    return state[:count].T.numpy(), None if pooled is None else pooled[0].numpy()
+
+
+def check_batches(extractor: hf.Extractor, waves: list[np.ndarray]) -> None:
+    """An embedding alone and in a batch of clips of several lengths, before rounding."""
+    import torch
+
+    lengths = [min(2.0, len(wave) / extractor.rate) for wave in waves]
+    batch = np.stack([np.resize(wave, extractor.samples) for wave in waves])
+    for row, length in enumerate(lengths):
+        batch[row, round(length * extractor.rate) :] = 0
+    together = torch.from_numpy(batch)
+    with torch.inference_mode():
+        views = extractor.forward(together, lengths)
+        for row, length in enumerate(lengths):
+            for view, values in extractor.forward(together[row : row + 1], [length]).items():
+                assert (values[0] - views[view][row]).abs().max() < 1e-5
+
+
+def compute_cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -58,35 +82,22 @@ def test_an_embedding_is_transformers_own_and_does_not_depend_on_its_batch(
     network, processor = save(family, tmp_path)
     extractor = make(tmp_path)
     waves = make_waves(extractor.rate)
-    alone, together = (extractor.extract(waves, [0.0] * len(waves), size) for size in (1, 16))
-    assert [len(clip.start) for clip in alone] == [1, 1, 1, 1, 2, 1]
-    for one, other in zip(alone, together, strict=True):
-        for view, values in one.views.items():
-            np.testing.assert_allclose(values, other.views[view], rtol=1e-3, atol=1e-5)
-    for wave, clip in zip(waves, together, strict=True):
+    clips = extractor.extract(waves, [0.0] * len(waves), 16)
+    assert [len(clip.start) for clip in clips] == [1, 1, 1, 1, 2, 1]
+    check_batches(extractor, waves)
+    for wave, clip in zip(waves, clips, strict=True):
         frames = clip.views["frames"][0, :, 0].astype(np.float32)
-        want = compute(network, processor, wave[: extractor.samples])
+        want, pooled = compute(network, processor, wave[: extractor.samples])
         if family == "wav2vec2_bert":  # the processor fills up pairs of frames, and says so in its mask
             want = want[:, : int((np.abs(frames) > 0).any(0).sum())]
         count = want.shape[1]
         np.testing.assert_allclose(frames[:, :count], want, rtol=2e-3, atol=2e-3)
+        assert compute_cosine(frames[:, :count], want) >= 0.9999
         assert not frames[:, count:].any(), "beyond the real audio"
-        if family not in ("clap", "ast"):
-            np.testing.assert_allclose(clip.views["pooled"][0, :, 0, 0], want.mean(1), rtol=5e-3, atol=2e-3)
-
-
-def test_unrounded_embeddings_alone_and_in_a_batch(tmp_path: Path) -> None:
-    import torch
-
-    save("wav2vec2_large", tmp_path)
-    extractor = make(tmp_path)
-    waves = torch.from_numpy(np.stack([synthetic(2.0, 16000, seed) for seed in range(6)]))
-    lengths = [2.0, 1.0, 2.0, 0.5, 1.0, 2.0]
-    with torch.inference_mode():
-        together = extractor.forward(waves, lengths)
-        for row, length in enumerate(lengths):
-            for view, values in extractor.forward(waves[row : row + 1], [length]).items():
-                assert (values[0] - together[view][row]).abs().max() < 1e-5
+        assert (pooled is not None) == (family in POOLED_BY_ITSELF)
+        mean, found = want.mean(1) if pooled is None else pooled, clip.views["pooled"][0, :, 0, 0]
+        np.testing.assert_allclose(found, mean, rtol=5e-3, atol=2e-3)
+        assert compute_cosine(found.astype(np.float32), mean) >= 0.9999
 
 
 def test_layers(tmp_path: Path) -> None:
@@ -165,14 +176,80 @@ def test_folders_that_are_no_encoder(tmp_path: Path) -> None:
     refuse(change("config.json", num_hidden_layers=3), "lack .* of the network's tensors")
     refuse(change("preprocessor_config.json", sampling_rate=0), "no sampling rate from 1000 to 192000")
     refuse(change("preprocessor_config.json", feature_size=10**12), "feature_size is too large to be true")
-    refuse(change("preprocessor_config.json", feature_extractor_type="Other"), "cannot be loaded")
+    refuse(
+        change("preprocessor_config.json", feature_extractor_type="Other"),
+        "is a Other, but this network takes a",
+    )
     lacking = change("config.json")
     (lacking / "preprocessor_config.json").unlink()
     refuse(lacking, "has no preprocessor_config.json")
     refuse(tmp_path / "absent", "no such folder, and not a hub id")
-    code = change("config.json", auto_map={"AutoModel": "evil.Model"}, model_type="evil")
-    (code / "evil.py").write_text("raise SystemExit('run')")
-    refuse(code, "holds a model of type evil")
+    refuse(change("config.json", num_hidden_layers=10**8), "num_hidden_layers is too large to be true")
+    refuse(change("config.json", hidden_size=10**5), "describe [0-9,]+ parameters, but the files have")
+    refuse(change("config.json", attn_implementation="them/kernel"), "asks for code from elsewhere")
+
+
+def test_a_folders_code_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the user asked whether it may run."""
+    monkeypatch.setattr("builtins.input", lambda *question: pytest.fail("asked"))
+    save("wav2vec2", tmp_path)
+    usual = make(tmp_path).extract([synthetic(1.0, 16000)], [0.0], 1)[0].views["pooled"]
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for name, auto, saved_as in (
+        ("config.json", "AutoModel", "model_type"),
+        ("preprocessor_config.json", "AutoFeatureExtractor", "feature_extractor_type"),
+    ):
+        plain = json.loads((tmp_path / name).read_text())
+        changed = {**plain, "auto_map": {auto: "evil.Thing"}}
+        (tmp_path / name).write_text(json.dumps(changed))
+        views = make(tmp_path).extract([synthetic(1.0, 16000)], [0.0], 1)[0].views
+        assert np.array_equal(views["pooled"], usual), "the native classes are taken"
+        (tmp_path / name).write_text(json.dumps({**changed, saved_as: "evil"}))
+        refuse(tmp_path, "evil, (not|but)")
+        (tmp_path / name).write_text(json.dumps(plain))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_published_as_pickles(tmp_path: Path) -> None:
+    """As those of WavLM: read as plain data, with the names that older versions gave; never unpickled."""
+    import torch
+    from safetensors.torch import load_file
+
+    save("wavlm", tmp_path)
+    wave = synthetic(1.0, 16000)
+    want = make(tmp_path).extract([wave], [0.0], 1)[0].views
+    state = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    refuse(tmp_path, "has no model.safetensors")
+    old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    renamed = {}
+    for name, values in state.items():
+        for new, before in old.items():
+            name = name.replace(new, before)
+        renamed[f"wavlm.{name}"] = values
+    assert any(name.endswith("weight_g") for name in renamed)
+    torch.save({**renamed, "lm_head.weight": torch.zeros(3, 32)}, tmp_path / "pytorch_model.bin")
+    assert tmp_path / "pytorch_model.bin" in hf.WEIGHTS.find_files(str(tmp_path)), "part of the fingerprint"
+    found = make(tmp_path).extract([wave], [0.0], 1)[0].views
+    for view, values in want.items():
+        assert np.array_equal(values, found[view])
+    torch.save({"evil": torch.nn.Linear(1, 1)}, tmp_path / "pytorch_model.bin")
+    refuse(tmp_path, "cannot be loaded .*Linear")
+
+
+def test_half_precision_and_parts(tmp_path: Path) -> None:
+    """Of large networks: computed in fp32; a missing part is named."""
+    network, processor = save("whisper", tmp_path)
+    network.half().save_pretrained(tmp_path, max_shard_size="100KB")
+    (tmp_path / "model.safetensors").unlink()
+    parts = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(parts) > 1
+    assert make(tmp_path).extract([synthetic(1.0, 16000)], [0.0], 1)[0].views["pooled"].any()
+    whole = parts[1].read_bytes()
+    parts[1].write_bytes(whole[: len(whole) // 2])
+    refuse(tmp_path, "cannot be loaded")
+    parts[1].unlink()
+    refuse(tmp_path, f"lacks {parts[1].name}, a part of the weights")
 
 
 def test_no_weights_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

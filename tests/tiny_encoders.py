@@ -19,7 +19,7 @@ def build_wave(name: str, **options: Any) -> Callable[[], tuple[Any, Any]]:
         import transformers
 
         config = getattr(transformers, f"{name}Config")(**{**SIZES, **CONVOLUTIONS, **options})
-        masked = getattr(config, "feat_extract_norm", "layer") == "layer"  # data2vec has no other
+        masked = getattr(config, "feat_extract_norm", "layer") == "layer"  # data2vec-audio has no other
         processor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked)
         return getattr(transformers, f"{name}Model")(config), processor
 
@@ -81,6 +81,26 @@ def build_parakeet() -> tuple[Any, Any]:
     return transformers.ParakeetEncoder(config), transformers.ParakeetFeatureExtractor()
 
 
+def build_pe_audio() -> tuple[Any, Any]:
+    """Saved with the text model, as it is published."""
+    import transformers
+
+    codec = {
+        "encoder_hidden_size": 8,
+        "downsampling_ratios": [4, 8, 6, 10],
+        "codebook_dim": 8,
+        "hidden_size": 128,
+    }
+    text = {
+        **SIZES,
+        "vocab_size": 50,
+        **{f"{token}_token_id": 0 for token in ("pad", "bos", "eos", "cls", "sep")},
+    }
+    audio = {**SIZES, "num_key_value_heads": 2, "head_dim": 16, "dac_config": codec}
+    config = transformers.PeAudioConfig(text_config=text, audio_config=audio)
+    return transformers.PeAudioModel(config), transformers.PeAudioFeatureExtractor()
+
+
 FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "wav2vec2": build_wave("Wav2Vec2"),
     "wav2vec2_large": build_wave("Wav2Vec2", feat_extract_norm="layer", do_stable_layer_norm=True),
@@ -98,6 +118,7 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "ast": build_ast,
     "moonshine": build_moonshine,
     "parakeet": build_parakeet,
+    "pe_audio": build_pe_audio,
 }
 
 

@@ -29,28 +29,31 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# model_type -> class of transformers
+# model_type -> classes of transformers: the network, and its feature extractor
+_WAVE = "Wav2Vec2FeatureExtractor"
 NETWORKS = {
-    "audio-spectrogram-transformer": "ASTModel",
-    "clap": "ClapModel",
-    "clap_audio_model": "ClapAudioModel",
-    "data2vec-audio": "Data2VecAudioModel",
-    "hubert": "HubertModel",
-    "moonshine": "MoonshineModel",
-    "parakeet_encoder": "ParakeetEncoder",
-    "sew": "SEWModel",
-    "sew-d": "SEWDModel",
-    "unispeech": "UniSpeechModel",
-    "unispeech-sat": "UniSpeechSatModel",
-    "wav2vec2": "Wav2Vec2Model",
-    "wav2vec2-bert": "Wav2Vec2BertModel",
-    "wav2vec2-conformer": "Wav2Vec2ConformerModel",
-    "wavlm": "WavLMModel",
-    "whisper": "WhisperModel",
+    "audio-spectrogram-transformer": ("ASTModel", "ASTFeatureExtractor"),
+    "clap": ("ClapModel", "ClapFeatureExtractor"),
+    "clap_audio_model": ("ClapAudioModel", "ClapFeatureExtractor"),
+    "data2vec-audio": ("Data2VecAudioModel", _WAVE),
+    "hubert": ("HubertModel", _WAVE),
+    "moonshine": ("MoonshineModel", _WAVE),
+    "parakeet_encoder": ("ParakeetEncoder", "ParakeetFeatureExtractor"),
+    "pe_audio": ("PeAudioModel", "PeAudioFeatureExtractor"),
+    "pe_audio_encoder": ("PeAudioEncoder", "PeAudioFeatureExtractor"),
+    "sew": ("SEWModel", _WAVE),
+    "sew-d": ("SEWDModel", _WAVE),
+    "unispeech": ("UniSpeechModel", _WAVE),
+    "unispeech-sat": ("UniSpeechSatModel", _WAVE),
+    "wav2vec2": ("Wav2Vec2Model", _WAVE),
+    "wav2vec2-bert": ("Wav2Vec2BertModel", "SeamlessM4TFeatureExtractor"),
+    "wav2vec2-conformer": ("Wav2Vec2ConformerModel", _WAVE),
+    "wavlm": ("WavLMModel", _WAVE),
+    "whisper": ("WhisperModel", "WhisperFeatureExtractor"),
 }
+AUDIO_PARTS = {"clap": "audio_model", "pe_audio": "audio_encoder"}  # beside a text model
 SHORTEST = 0.1  # seconds: the convolutions in front of some networks need 25 ms
 LONGEST = 30.0  # seconds, where the network has no limit of its own: attention's cost grows with their square
-LARGEST = 10**7  # of the numbers in preprocessor_config.json: what they size is made before it can be checked
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class NativeEncoder(hub.Pretrained):
         return tuple(NETWORKS)
 
     def find_network(self, kind: str | None) -> str | None:
-        """See `hub.Pretrained.find_network`; None, too, where the installed transformers lacks it."""
-        return NETWORKS.get(kind or "")
+        """See `hub.Pretrained.find_network`; None, too, for a type that isn't listed."""
+        return NETWORKS[kind][0] if kind in NETWORKS else None
 
     def load_processor(self, folder: Path) -> Any:
         """transformers' own feature extractor of a folder.
@@ -87,16 +90,23 @@ class NativeEncoder(hub.Pretrained):
                 "takes: save the feature extractor there, too (save_pretrained does)"
             )
         for path in found:
-            too_large = [
-                key for key, value in _list_numbers(self.read_json(path)) if not abs(value) <= LARGEST
-            ]
-            if too_large:
-                raise UserError(f"{self.extractor}: {path}: {too_large[0]} is too large to be true")
+            self.check_numbers(path)
+        _, name = NETWORKS[self.read_json(folder / "config.json")["model_type"]]
+        saved = [self.read_json(path) for path in found]
+        named = [each.get("feature_extractor", each) for each in saved]
+        types = [each.get("feature_extractor_type", name) for each in named if isinstance(each, dict)]
+        wrong = [kind for kind in types if kind != name]
+        if wrong:
+            raise UserError(
+                f"{self.extractor}: the feature extractor in {folder} is a {wrong[0]}, but this network takes a "
+                f"{name}"
+            )
         with hub.silence_transformers():
-            from transformers import AutoFeatureExtractor
+            import transformers
 
             try:
-                processor = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+                # by its class: what looks it up by the folder's names would offer to run the folder's code
+                processor = getattr(transformers, name).from_pretrained(str(folder), local_files_only=True)
             except Exception as error:  # transformers raises OSError, ValueError, KeyError, TypeError, ...
                 raise_if_temporary(folder, error)
                 reason = " ".join(str(error).split())[:160]
@@ -198,6 +208,8 @@ class Extractor(hub.Extractor):
         folder = WEIGHTS.get_folder(self.weights)
         self.processor = WEIGHTS.load_processor(folder)
         self.wave_input = find_wave_input(self.processor)
+        takes = inspect.signature(self.processor.__call__).parameters
+        self.masking = {"return_attention_mask": True} if "return_attention_mask" in takes else {}
         if self.rate != self.processor.sampling_rate:
             raise UserError(
                 f"hf: these weights take {self.processor.sampling_rate} Hz, not {self.rate} Hz: leave out "
@@ -247,10 +259,7 @@ class Extractor(hub.Extractor):
             inputs = {"input_values": self.wave_input.convert(waves)}
         else:
             inputs = self.processor(
-                list(waves.cpu().numpy()),
-                sampling_rate=self.rate,
-                return_tensors="pt",
-                return_attention_mask=True,
+                list(waves.cpu().numpy()), sampling_rate=self.rate, return_tensors="pt", **self.masking
             )
             inputs = {key: value.to(self.device) for key, value in inputs.items() if key in self.accepted}
         if "is_longer" in inputs:  # CLAP's processor marks one clip of a batch by chance where none is longer
@@ -286,6 +295,8 @@ class Extractor(hub.Extractor):
             config = self.network.config
             rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
             return state[:, 2:].unflatten(1, (rows, -1)).mean(dim=1).transpose(1, 2)
+        if self.kind == "pe_audio_encoder" and self.settings.layer:
+            state = state[:, 1:]  # the hidden layers have a token for the whole in front
         return state.transpose(1, 2)
 
 
@@ -360,7 +371,8 @@ def describe_network(weights: str) -> dict[str, Any]:
 def load_encoder(folder: Path, weights: NativeEncoder = WEIGHTS) -> nn.Module:
     """See `load_network`."""
     network = weights.load(folder)
-    network = getattr(network, "audio_model", network)
+    part = AUDIO_PARTS.get(network.config.model_type)
+    network = getattr(network, part) if part else network
     if network.config.is_encoder_decoder:
         network = network.get_encoder()
     return network.eval()
@@ -377,12 +389,3 @@ def find_fixed_seconds(processor: Any) -> float | None:
     if kind == "ASTFeatureExtractor":
         return processor.max_length / 100  # frames of 10 ms
     return None
-
-
-def _list_numbers(value: Any, key: str = "it") -> list[tuple[str, float]]:
-    """(key, number) of every number in JSON."""
-    if isinstance(value, dict):
-        return [pair for name, inner in value.items() for pair in _list_numbers(inner, name)]
-    if isinstance(value, list):
-        return [pair for inner in value for pair in _list_numbers(inner, key)]
-    return [(key, value)] if isinstance(value, (int, float)) else []

@@ -1,5 +1,5 @@
 """Pretrained networks of transformers, from a local folder or the hub's cache, checked and loaded as
-safetensors."""
+safetensors, or as plain data where only pickles are published. No code of a folder is ever run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ from earshot.extractors import base
 
 if TYPE_CHECKING:
     import torch
+
+SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
+LARGEST = 10**7  # of a folder's settings: what they size is made before it can be checked
+MOST_LAYERS = 1000
+MOST_TABLES = 10**8  # numbers that a network computes from its settings, such as positions
+IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention; others may be code from the hub
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Pretrained:
     files: tuple[str, ...] = (
         "config.json",
         "preprocessor_config.json",
-        "*.safetensors",
+        SAFE,
         "*.safetensors.index.json",
     )
     """Patterns of the files that define a network: they are downloaded, and enter the fingerprint."""
@@ -74,7 +80,8 @@ class Pretrained:
         folder = self.find_folder(weights)
         if folder is None:
             return []
-        return sorted({path for pattern in self.files for path in folder.glob(pattern)})
+        patterns = self.files if any(folder.glob(SAFE)) else (*self.files, PICKLED)
+        return sorted({path for pattern in patterns for path in folder.glob(pattern)})
 
     def get_folder(self, weights: str) -> Path:
         """The local folder of the weights, downloaded from the hub if needed."""
@@ -86,6 +93,8 @@ class Pretrained:
 
         try:
             folder = Path(snapshot_download(weights, allow_patterns=list(self.files), etag_timeout=5))
+            if not any(folder.glob(SAFE)):  # older models are published as pickles only
+                snapshot_download(weights, allow_patterns=PICKLED, etag_timeout=5)
         except (
             Exception
         ) as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
@@ -120,7 +129,7 @@ class Pretrained:
         config = try_to_load_from_cache(weights, "config.json")
         folder = Path(config).parent if isinstance(config, str) else None
         # a download that was interrupted leaves the config without the weights
-        if folder is not None and any(folder.glob("*.safetensors")):
+        if folder is not None and self.list_weights(folder) and not self.find_missing(folder):
             return folder
         return kaggle_paths.find_pretrained_folder(self.kinds, weights, weights == self.default)
 
@@ -137,16 +146,31 @@ class Pretrained:
                 f"{self.extractor}: {folder} holds a model of type {kind}, not {', '.join(self.kinds)}: "
                 f"{self.ways_out}"
             )
-        if not any(folder.glob("*.safetensors")):
-            pickled = any(folder.glob("*.bin"))
-            why = "only pickled weights (*.bin), which can run code" if pickled else "no model.safetensors"
+        if not self.list_weights(folder):
             raise UserError(
-                f"{self.extractor}: {folder} has {why}: save it as safetensors (save_pretrained does), or "
+                f"{self.extractor}: {folder} has no model.safetensors: save it there (save_pretrained does), or "
                 f"{self.ways_out}"
             )
-        for path in sorted(folder.glob("*.safetensors")):
+        missing = self.find_missing(folder)
+        if missing:
+            raise UserError(
+                f"{self.extractor}: {folder} lacks {missing[0]}, a part of the weights: {self.ways_out}"
+            )
+        for path in self.list_weights(folder):
             file_content.check_content(path)
         return folder
+
+    @staticmethod
+    def list_weights(folder: Path) -> list[Path]:
+        """The files of a folder's weights: safetensors, else pickles."""
+        return sorted(folder.glob(SAFE)) or sorted(folder.glob(PICKLED))
+
+    def find_missing(self, folder: Path) -> list[str]:
+        """The parts of the weights that a folder's index names and that are not there."""
+        index = folder / "model.safetensors.index.json"
+        named = self.read_json(index).get("weight_map") if index.is_file() else None
+        names = set(map(str, named.values())) if isinstance(named, dict) else set()
+        return sorted(name for name in names if not (folder / name).is_file())
 
     def read_json(self, path: Path) -> dict:
         """A JSON object from a file; UserError if it isn't one."""
@@ -160,14 +184,29 @@ class Pretrained:
         return content if isinstance(content, dict) else {}
 
     def load(self, folder: Path) -> torch.nn.Module:
-        """The network from a folder, quietly; UserError where tensors are missing or shapes differ."""
-        name = self.find_network(self.read_json(folder / "config.json").get("model_type")) or self.network
+        """The network from a folder, quietly, in fp32; UserError where tensors are missing or shapes
+        differ."""
+        settings = self.read_json(folder / "config.json")
+        self.check_numbers(folder / "config.json")
+        name = self.find_network(settings.get("model_type")) or self.network
         with silence_transformers():
+            import torch
             import transformers
 
             try:
-                network, report = getattr(transformers, name).from_pretrained(
-                    str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+                made_by = getattr(transformers, name)
+                held = sum(path.stat().st_size for path in self.list_weights(folder))
+                config = made_by.config_class.from_pretrained(str(folder), local_files_only=True)
+                _check_size(made_by, config, held)
+                safe = any(folder.glob(SAFE))
+                network, report = made_by.from_pretrained(
+                    str(folder) if safe else None,
+                    config=config,
+                    state_dict=None if safe else self._read_pickles(folder),
+                    local_files_only=True,
+                    use_safetensors=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
                 )
             except (
                 Exception
@@ -185,6 +224,49 @@ class Pretrained:
                 f"(first: {lacking[0]}), so they are not a complete {name}: {self.ways_out}"
             )
         return network
+
+    def check_numbers(self, path: Path) -> None:
+        """UserError where a setting in a JSON file is too large to be true, or asks for code."""
+        for key, value in list_values(self.read_json(path)):
+            most = MOST_LAYERS if "layers" in key else LARGEST
+            if isinstance(value, (int, float)) and not abs(value) <= most:
+                raise UserError(f"{self.extractor}: {path}: {key} is too large to be true")
+            if key.endswith("_implementation") and value not in IMPLEMENTATIONS:
+                raise UserError(
+                    f"{self.extractor}: {path}: {key} asks for code from elsewhere, which is never run: remove it"
+                )
+
+    def _read_pickles(self, folder: Path) -> dict[str, torch.Tensor]:
+        from earshot.extractors import torch_weights
+
+        state: dict[str, torch.Tensor] = {}
+        for path in self.list_weights(folder):
+            state |= torch_weights.load(path)
+        return state
+
+
+def list_values(value: Any, key: str = "it") -> list[tuple[str, Any]]:
+    """(key, value) of every number and text in JSON."""
+    if isinstance(value, dict):
+        return [pair for name, inner in value.items() for pair in list_values(inner, str(name))]
+    if isinstance(value, list):
+        return [pair for inner in value for pair in list_values(inner, key)]
+    return [(key, value)]
+
+
+def _check_size(made_by: Any, config: Any, held: int) -> None:
+    """ValueError where a network has far more numbers than the files of `held` bytes: transformers takes the
+    memory first."""
+    import torch
+
+    with torch.device("meta"):
+        network = made_by(config)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    tables = sum(buffer.numel() for buffer in network.buffers())
+    if 2 * parameters > held + 2**20 or tables > MOST_TABLES:  # fp16 is the smallest kind that is published
+        raise ValueError(
+            f"its settings describe {parameters:,} parameters, but the files have {held:,} bytes"
+        )
 
 
 @contextlib.contextmanager
