@@ -28,18 +28,20 @@ NETWORKS = {
     "wavlm": "WavLMModel",
     "whisper": "WhisperEncoder",
 }
-# Random masks and skipped layers of pretraining: masks would come from numpy's generator, which is not seeded
+# Masks and skipped layers of pretraining: masks would come from numpy's generator, which is not seeded
 OFF = {
     "apply_spec_augment": False,
     "mask_time_prob": 0.0,
     "mask_feature_prob": 0.0,
     "layerdrop": 0.0,
     "encoder_layerdrop": 0.0,
+    "use_cache": False,  # of a decoder, which is not there
 }
 UNUSED = "masked_spec_embed"  # what replaces masked frames
 SHORTEST = 0.1  # seconds that count as real at least, as in the extractor hf: convolutions need some
-LARGEST, DEEPEST = 10**7, 1000  # numbers and layers of a description, which may come from an untrusted file
-BASE = {"model_type": "wav2vec2"}  # wav2vec 2.0 base
+LARGEST = 10**6  # of a description's numbers, which may come from an untrusted file
+LIMITS = {"layers": 1000, "position": 10**5, "mel_bins": 1000, "fft": 10**4}  # where a name has this in it
+BASE = {"model_type": "wavlm"}  # WavLM base and base-plus
 
 
 def get_needs(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,17 +71,15 @@ def describe(weights: str, config: dict[str, Any], front_end: dict[str, Any]) ->
             else f"train a head on its frozen features (get_features.py --extractor hf --weights {weights}), or "
             f"take weights of {', '.join(NETWORKS)}"
         )
-        raise HeadError(f"encoder: {weights} holds a model of type {kind}, which takes a spectrogram: {way}")
-    described = {
-        "config": make_config(config).to_dict(),
+        raise HeadError(
+            f"encoder: {weights} holds a model of type {kind}, which this head cannot fine-tune: {way}"
+        )
+    kept = {"model_type", *list_own_keys(kind)}
+    described: dict[str, Any] = {
+        "config": {key: value for key, value in make_config(config).to_dict().items() if key in kept},
         "rate": front_end["sampling_rate"],
         "normalise": bool(front_end.get("do_normalize")) and kind != "whisper",
         "masked": bool(front_end.get("return_attention_mask")) and kind != "whisper",
-    }
-    described["config"] = {
-        key: value
-        for key, value in described["config"].items()
-        if key == "model_type" or key in list_own_keys(kind)
     }
     if kind == "whisper":
         described |= {
@@ -106,10 +106,7 @@ def make_config(settings: Any) -> Any:
 
     own = list_own_keys(kind)
     kept = {key: value for key, value in settings.items() if key in own}
-    large = [key for key, value in kept.items() if isinstance(value, int | float) and not abs(value) <= LARGEST]
-    deep = [key for key, value in kept.items() if key.endswith("_layers") and (value or 0) > DEEPEST]
-    if large or deep:
-        raise HeadError(f"encoder: option network: {[*large, *deep][0]} is too large to be true")
+    _check_sizes(kept)
     try:
         return AutoConfig.for_model(kind, **kept | {key: OFF[key] for key in OFF if key in own})
     except Exception as error:  # transformers 5 checks types by errors of its own
@@ -165,13 +162,13 @@ class Encoder(Head):
     """A pretrained encoder of transformers, the mean over its real frames, LayerNorm, one linear layer.
 
     Waves are normalised, masked and padded as the encoder's own feature extractor does it. 94.4 M parameters
-    by default, wav2vec 2.0 base. Batch normalisation, where a family has it, keeps its pretrained statistics.
+    by default, WavLM base. Batch normalisation, where a family has it, keeps its pretrained statistics.
 
     Args:
         input_shape: (1, 1, T) samples at the encoder's rate.
         num_classes: width of the logits.
         weights: a folder that save_pretrained made, or a hub id; null: random weights.
-        network: the network, without its weights; follows from `weights` (null without them: wav2vec 2.0
+        network: the network, without its weights; follows from `weights` (null without them: WavLM
             base).
         freeze: the lowest layers that are not trained; above 0 nothing outside the layers is, either.
         freeze_convolutions: the convolutions in front are not trained (not of Moonshine and Whisper).
@@ -262,6 +259,11 @@ class Encoder(Head):
         """Frames of the network's output for so many samples."""
         if self.mel is not None:
             return torch.ceil(samples / (2 * self.mel.hop)).long()
+        if self.network.config.model_type == "moonshine":  # its own function takes one clip only
+            for layer in (self.network.conv1, self.network.conv2, self.network.conv3):
+                kernel, stride = layer.kernel_size[0], layer.stride[0]
+                samples = torch.div(samples - kernel, stride, rounding_mode="floor") + 1
+            return samples
         return self.network._get_feat_extract_output_lengths(samples).long()
 
     @classmethod
@@ -363,18 +365,28 @@ def _normalise(waves: Tensor, inside: Tensor | None) -> Tensor:
     return (waves - mean) / (variance + 1e-7).sqrt()
 
 
+def _check_sizes(settings: dict[str, Any]) -> None:
+    """HeadError for a number that is too large to be true."""
+    for key, value in settings.items():
+        most = next((limit for word, limit in LIMITS.items() if word in key), LARGEST)
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, int | float) and not abs(number) <= most for number in numbers):
+            raise HeadError(f"encoder: option network: {key} is too large to be true")
+
+
 def _check_description(network: Any) -> dict[str, Any]:
-    """The option `network`, checked; without one wav2vec 2.0 base."""
+    """The option `network`, checked; without one WavLM base."""
     if network is None:
-        return {"config": BASE, "rate": 16000, "normalise": True, "masked": False}
+        return {"config": BASE, "rate": 16000, "normalise": False, "masked": True}
     kinds = {"config": dict, "rate": int, "normalise": bool, "masked": bool}
     if not isinstance(network, dict):
         raise HeadError(f"encoder: option network is a mapping, not {network!r:.80}")
     if isinstance(network.get("config"), dict) and network["config"].get("model_type") == "whisper":
         kinds |= {"samples": int, "fft": int, "hop": int}
+    _check_sizes(network)
     for key, kind in kinds.items():
         value = network.get(key)
-        if type(value) is not kind or kind is int and not 0 < value <= LARGEST:
+        if type(value) is not kind or kind is int and value < 1:
             raise HeadError(f"encoder: option network has no valid {key}: {value!r:.80}")
     return network
 

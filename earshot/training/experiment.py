@@ -120,7 +120,11 @@ def _explain_no_view(name: str, options: dict[str, Any], cache: Cache) -> str:
 
 def _suggest_ways_out(name: str, needs: dict[str, Any]) -> str:
     makers = extractors.find_makers(models.get_kinds(name), needs)
-    extract = f"extract with --extractor {makers[0]}, or " if makers else ""
+    rate = ""
+    if not makers and "rate" in needs:  # not the default of any extractor
+        others = {key: value for key, value in needs.items() if key != "rate"}
+        makers, rate = extractors.find_makers(models.get_kinds(name), others), f" --rate {needs['rate']}"
+    extract = f"extract with --extractor {makers[0]}{rate}, or " if makers else ""
     return f"{extract}choose another head"
 
 
