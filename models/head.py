@@ -35,8 +35,8 @@ class Head(nn.Module):
 
     @classmethod
     def complete_options(cls, options: dict[str, Any], describe_network: DescribeNetwork) -> dict[str, Any]:
-        """The options that are recorded: with what the weights that they name say about the network, so that a
-        checkpoint is built again without them. Default: as they are.
+        """The options to build it with: with what the weights that they name say about the network, so that a
+        checkpoint is built again without these. Default: as they are.
 
         Args:
             describe_network: describe_network(extractor, weights) gives the settings of a pretrained network,

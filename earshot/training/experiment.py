@@ -45,7 +45,8 @@ class HeadSpec:
 
     def build(self) -> models.Head:
         """Build the head with fresh weights."""
-        return models.build(self.name, self.input_shape, self.num_classes, **self.options)
+        options = models.complete_options(self.name, self.options, extractors.describe_network)
+        return models.build(self.name, self.input_shape, self.num_classes, **options)
 
 
 def describe_head(
@@ -69,7 +70,6 @@ def describe_head(
     chosen = locate_weights(
         chosen | {key: models.parse_option(key, value) for key, value in (options or {}).items()}
     )
-    chosen = models.complete_options(name, chosen, extractors.describe_network)
     if view and view not in cache.shapes:
         raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
     found = view or find_view(name, wanted, cache)
@@ -95,7 +95,7 @@ def find_view(name: str, wanted: str | None, cache: Cache) -> str | None:
 def find_misfit(name: str, options: dict[str, Any], cache: Cache, view: str) -> str | None:
     """Why a view cannot feed the weights that a head's options name, with what to do; None where it can, or
     where there are none."""
-    needs = models.get_needs(name, options)
+    needs = models.get_needs(name, models.complete_options(name, options, extractors.describe_network))
     if not needs:
         return None
     has = extractors.describe_view(cache.record, cache.shapes[view])
