@@ -1,4 +1,4 @@
-"""Audio encoders of transformers (wav2vec 2.0 and its relatives, Moonshine, Whisper), fine-tuned end to end."""
+"""Audio encoders of transformers, fine-tuned end to end: wav2vec 2.0 and its relatives, Moonshine, Whisper."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def describe(weights: str, config: dict[str, Any], front_end: dict[str, Any]) ->
         way = (
             "take --recipe ast_finetune"
             if kind == "audio-spectrogram-transformer"
-            else f"train a head on its frozen features (get_features.py --extractor hf --weights {weights}), or "
-            f"take weights of {', '.join(NETWORKS)}"
+            else f"train a head on its frozen features (get_features.py --extractor hf --weights {weights}), "
+            f"or take weights of {', '.join(NETWORKS)}"
         )
         raise HeadError(
             f"encoder: {weights} holds a model of type {kind}, which this head cannot fine-tune: {way}"
@@ -286,8 +286,8 @@ class Encoder(Head):
         if odd:
             raise HeadError(
                 f"encoder: the weights {self.weights} do not fit the option network: {odd[0]} is "
-                f"{_get_shape(theirs, odd[0])} there, {_get_shape(mine, odd[0])} in the head: leave the option "
-                "out, it follows from the weights"
+                f"{_get_shape(theirs, odd[0])} there, {_get_shape(mine, odd[0])} in the head: leave the "
+                "option out, it follows from the weights"
             )
         self.network.load_state_dict(theirs)
 

@@ -1,4 +1,4 @@
-"""The head `encoder`: every family against transformers' own output, masks, freezing, resuming, the scripts."""
+"""The head `encoder`: every family against transformers' own output, masks, freezing, resuming, scripts."""
 
 from __future__ import annotations
 
@@ -151,17 +151,19 @@ def test_built_again_without_the_folder(folders, family, tmp_path):
 @pytest.mark.parametrize("family", ["wavlm", "sew_d", "wav2vec2_conformer", "whisper", "moonshine"])
 def test_checkpointing_gives_the_same_gradients(folders, family):
     x, mask = clips(SAMPLES, 9000)
-    found = []
+    found, computed = [], []
     for checkpointing in (False, True):
         head = build(folders(family), gradient_checkpointing=checkpointing).train()
         calls = []
-        layers = head.network.get_submodule(head.layers)
-        layers[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        first = head.network.get_submodule(head.layers)[0]
+        inner = next(module for module in first.modules() if isinstance(module, torch.nn.LayerNorm))
+        inner.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         torch.manual_seed(5)  # dropout
         loss = head(x, mask).logsumexp(1).sum()
         loss.backward()
-        assert len(calls) == 1 + checkpointing, "its layers are computed again"
+        computed.append(len(calls))
         found.append({name: p.grad for name, p in head.named_parameters() if p.grad is not None})
+    assert computed == [1, 2], "a layer is computed again"
     assert found[0].keys() == found[1].keys() and any(
         "layers" in name or "layer." in name for name in found[0]
     )
@@ -215,8 +217,8 @@ def test_learning_rates_fall_layer_by_layer(folders):
 
 
 def test_default_sizes_are_the_published_ones():
-    """Base sizes have 94.4 (WavLM, wav2vec 2.0, HuBERT) and 93.2 M (data2vec), large wav2vec 2.0 315.4 M;
-    Whisper's small encoder 88.2 M; Conformer 179.7 M of its own defaults."""
+    """Base sizes have 94.4 (WavLM, wav2vec 2.0, HuBERT) and 93.2 M (data2vec), wav2vec 2.0 large 315.4 M,
+    Whisper's small encoder 88.2 M."""
     large = {
         "hidden_size": 1024,
         "num_hidden_layers": 24,
@@ -336,7 +338,7 @@ def test_a_stopped_fold_ends_as_if_never_stopped(folders, tmp_path, family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["wavlm", "wav2vec2_large", "whisper"])
+@pytest.mark.parametrize("family", ["wavlm", "wav2vec2_large"])
 def test_training_learns_tones(folders, tmp_path, family):
     settings = replace(TrainingFlags(), epochs=20, batch_size=6, lr=3e-3, schedule="onecycle")
     made = fitter(tmp_path, folders(family), settings, lr_decay=0.9, head_lr=1, dropout=0.0)
