@@ -158,7 +158,8 @@ def complete_options(
     name: str, options: dict[str, Any], describe_network: Callable[[str, str], dict[str, Any]]
 ) -> dict[str, Any]:
     """A head's options with what its weights say, see `Head.complete_options`."""
-    return _find_entry(name).cls.complete_options(options, describe_network)
+    head: type[Head] = _find_entry(name).cls
+    return head.complete_options(options, describe_network)
 
 
 def get_about(name: str) -> str:
