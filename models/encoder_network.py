@@ -52,7 +52,7 @@ def check_description(network: Any) -> dict[str, Any]:
     """The option `network`, checked; without one WavLM base."""
     if network is None:
         return {"config": BASE, "rate": 16000, "normalise": False, "masked": True}
-    kinds = {"config": dict, "rate": int, "normalise": bool, "masked": bool}
+    kinds: dict[str, type] = {"config": dict, "rate": int, "normalise": bool, "masked": bool}
     if not isinstance(network, dict):
         raise HeadError(f"encoder: option network is a mapping, not {network!r:.80}")
     if isinstance(network.get("config"), dict) and network["config"].get("model_type") == "whisper":

@@ -132,6 +132,24 @@ def test_a_prediction_does_not_depend_on_its_batch(folders, family, weigh_layers
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_is_close(folders, family):
+    head = build(folders(family)).eval()
+    x, mask = clips(SAMPLES, 9000)
+    with torch.no_grad():
+        want = head(x, mask)
+    head.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = head(x, mask)
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2]))
+    loss.backward()
+    gradients = [p.grad for p in head.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients) and len(gradients) > 10
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = head.eval()(x, mask).float()
+    assert (found - want).abs().max() < 0.05 * max(1.0, float(want.abs().max()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_built_again_without_the_folder(folders, family, tmp_path):
     folder = shutil.copytree(folders(family), tmp_path / "weights")
     head = build(folder, lr_decay=0.5).eval()

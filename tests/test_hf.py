@@ -23,9 +23,12 @@ POOLED_BY_ITSELF = ("ast", "clap", "pe_audio")
 SECONDS = (2.0, 1.0, 0.37, 2.0, 3.1, 1.0)
 
 
-def make(folder: Path, seconds: float = 2.0, pad: str = "silence", **settings: Any) -> hf.Extractor:
+def make(
+    folder: Path, seconds: float = 2.0, pad: str = "silence", precision: str = "fp32", **settings: Any
+) -> hf.Extractor:
     kind = hf.Extractor.configure(hf.Settings(), str(folder))
-    return kind(hf.Settings(**settings), window(seconds, kind.rate, pad), weights=str(folder))
+    shape = window(seconds, kind.rate, pad)
+    return kind(hf.Settings(**settings), shape, weights=str(folder), precision=precision)
 
 
 def make_waves(rate: int) -> list[np.ndarray]:
@@ -85,6 +88,9 @@ def test_an_embedding_is_transformers_own_and_does_not_depend_on_its_batch(
     clips = extractor.extract(waves, [0.0] * len(waves), 16)
     assert [len(clip.start) for clip in clips] == [1, 1, 1, 1, 2, 1]
     check_batches(extractor, waves)
+    half = make(tmp_path, precision="bf16").extract(waves[:1], [0.0], 1)[0].views["pooled"]
+    exact = clips[0].views["pooled"]
+    assert compute_cosine(*(values.astype(np.float32).ravel() for values in (half, exact))) > 0.99
     for wave, clip in zip(waves, clips, strict=True):
         frames = clip.views["frames"][0, :, 0].astype(np.float32)
         want, pooled = compute(network, processor, wave[: extractor.samples])

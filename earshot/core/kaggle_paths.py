@@ -195,33 +195,40 @@ def find_by_name(name: str) -> Path | None:
     return None
 
 
-def find_pretrained_folder(kinds: Collection[str], weights: str, default: bool) -> Path | None:
-    """The attached folder of a network of transformers.
-
-    Args:
-        kinds: `model_type` of its config.json, any of these.
-        weights: a hub id; a folder's name must match its last part.
-        default: is it the default id? Then the only folder of that kind matches, whatever its name.
-    Raises:
-        UserError: several folders match.
-    """
-    candidates = []
+def find_networks(kinds: Collection[str]) -> dict[Path, str]:
+    """The attached folders of networks of transformers, each with the `model_type` of its config.json, which
+    is one of `kinds`."""
+    found = {}
     for folder in list_folders():
-        if "config.json" not in folder.names or not any(
-            name.endswith(".safetensors") for name in folder.names
-        ):
+        weights = any(re.fullmatch(r".+\.safetensors|pytorch_model.*\.bin", name) for name in folder.names)
+        if not weights or "config.json" not in folder.names:
             continue
         try:
             settings = read_json(folder.path / "config.json")
         except UserError:
             continue
-        if isinstance(settings, dict) and settings.get("model_type") in kinds:
-            candidates.append(folder.path)
-    wanted = _keep_letters(weights.rpartition("/")[2])
+        kind = settings.get("model_type") if isinstance(settings, dict) else None
+        if isinstance(kind, str) and kind in kinds:
+            found[folder.path] = kind
+    return found
+
+
+def find_pretrained_folder(kinds: Collection[str], weights: str, default: bool) -> Path | None:
+    """The attached folder of a network of transformers.
+
+    Args:
+        kinds: `model_type` of its config.json, any of these.
+        weights: a hub id; a folder's name must match it, or its last part.
+        default: is it the default id? Then the only folder of that kind matches, whatever its name.
+    Raises:
+        UserError: several folders match.
+    """
+    candidates = list(find_networks(kinds))
+    wanted = {_keep_letters(weights), _keep_letters(weights.rpartition("/")[2])}
     fitting = [
         path
         for path in candidates
-        if any(_keep_letters(part) == wanted for part in path.relative_to(get_input_root() or path).parts)
+        if any(_keep_letters(part) in wanted for part in path.relative_to(get_input_root() or path).parts)
     ]
     fitting = fitting or (candidates if default else [])
     if len(fitting) > 1:

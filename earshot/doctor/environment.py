@@ -18,9 +18,9 @@ from earshot.core.disk_space import format_bytes
 from earshot.core.errors import UserError
 from earshot.core.kaggle_paths import EXAMPLES
 from earshot.doctor.findings import Finding, report_ok, stop, warn
-from earshot.features import cache, defaults, resume
+from earshot.features import cache, defaults, for_run, resume
 from earshot.training import resume as training_resume
-from earshot.training.run import CONFIG
+from earshot.training.run import CONFIG, Run
 
 SITE = "https://www.kaggle.com"
 PATIENCE = 3.0  # seconds to wait for the network
@@ -103,6 +103,7 @@ def check_weights(internet: Internet) -> Iterator[Finding]:
             absent.append(name)
     if here:
         yield report_ok(f"weights: {'; '.join(here)}")
+    yield from check_encoders()
     if absent[:2] != ["ast", "efficientat"]:
         return
     if internet.is_online():
@@ -116,12 +117,42 @@ def check_weights(internet: Internet) -> Iterator[Finding]:
     )
 
 
+def check_encoders() -> Iterator[Finding]:
+    """The attached encoders of `hf`, and the runs whose extractor's weights are not here."""
+    from earshot.extractors import ast, encodec, hf
+
+    others = {*ast.WEIGHTS.kinds, *encodec.WEIGHTS.kinds}
+    found = kaggle_paths.find_networks(set(hf.NETWORKS) - others)
+    if found:
+        names = [f"--weights {path} ({kind})" for path, kind in found.items()]
+        yield report_ok(f"weights: for --extractor hf {', '.join(names[:4])}{', ...' if names[4:] else ''}")
+    here: dict[tuple, bool] = {}  # of each content once: files are read whole
+    for folder in [*_list_runs("runs"), *training_resume.list_attached_runs()]:
+        try:
+            run = Run.open(folder)
+            made = run.config["record"]["features"]
+            key = made["extractor"], made["weights"]
+            if key not in here:
+                here[key] = not made["weights"] or bool(for_run.find_weights_files(run))
+            if not here[key]:
+                name = run.config.get("weights") or made["extractor"]
+                yield warn(
+                    f"weights: {folder} needs {name} for new audio, which is not here: attach it, or give "
+                    "its place with --weights"
+                )
+        except (UserError, KeyError, TypeError):
+            continue  # a damaged run is not the weights' matter
+
+
+def _list_runs(runs: str) -> list[Path]:
+    return [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))]
+
+
 def list_outputs(data: str = "data", runs: str = "runs") -> Iterator[Finding]:
     """The caches and runs of this session, and attached ones."""
-    own_runs = [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))]
     for what, mine, theirs in (
         ("caches", cache.find_folders(data), resume.find_caches(None)),
-        ("runs", own_runs, training_resume.list_attached_runs()),
+        ("runs", _list_runs(runs), training_resume.list_attached_runs()),
     ):
         there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]
         names = f" ({', '.join(there[:4])}{', ...' if len(there) > 4 else ''})"

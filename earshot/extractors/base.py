@@ -152,6 +152,12 @@ class Extractor:
         cls.find_weights(settings, weights)
 
     @classmethod
+    def list_attached(cls) -> list[str]:
+        """Attached weights that may be this extractor's, whatever they are called; default: none are found
+        but by name."""
+        return []
+
+    @classmethod
     def configure(cls, settings: Any, weights: str | None) -> type[Extractor]:
         """The class with the rate and the window limits of these weights, which are here. Default: they are
         the same for all."""

@@ -14,6 +14,7 @@ embeddings of many of these networks, and an embedding must not depend on its ba
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections import defaultdict
@@ -53,6 +54,7 @@ NETWORKS = {
 }
 AUDIO_PARTS = {"clap": "audio_model", "pe_audio": "audio_encoder"}  # beside a text model
 SHORTEST = 0.1  # seconds: the convolutions in front of some networks need 25 ms
+LONG = 20.0  # seconds: two such windows in a pass take longer than one by one, by a CPU's caches
 LONGEST = 30.0  # seconds, where the network has no limit of its own: attention's cost grows with their square
 
 
@@ -98,8 +100,8 @@ class NativeEncoder(hub.Pretrained):
         wrong = [kind for kind in types if kind != name]
         if wrong:
             raise UserError(
-                f"{self.extractor}: the feature extractor in {folder} is a {wrong[0]}, but this network takes a "
-                f"{name}"
+                f"{self.extractor}: the feature extractor in {folder} is a {wrong[0]}, but this network "
+                f"takes a {name}"
             )
         with hub.silence_transformers():
             import transformers
@@ -219,8 +221,11 @@ class Extractor(hub.Extractor):
         if self.window.seconds < SHORTEST or self.fixed and self.window.seconds > self.fixed + 1e-3:
             upper = f" to {self.fixed:g}" if self.fixed else " or more"
             raise UserError(f"hf: a window of {self.window.seconds:g} s: set --seconds {SHORTEST:g}{upper}")
-        network = load_encoder(folder)
-        self.network = network.requires_grad_(False).to(self.device)
+        self.network = load_encoder(folder).requires_grad_(False).to(self.device)
+        self.halved = self.precision == "bf16" and self.device == "cpu"
+        simplify(self.network, self.halved)
+        if (self.fixed or self.window.seconds) >= LONG:
+            self.at_once = 1
         self.kind = self.network.config.model_type
         self.accepted = set(inspect.signature(self.network.forward).parameters)
         try:
@@ -258,14 +263,16 @@ class Extractor(hub.Extractor):
         if self.wave_input:
             inputs = {"input_values": self.wave_input.convert(waves)}
         else:
-            inputs = self.processor(
-                list(waves.cpu().numpy()), sampling_rate=self.rate, return_tensors="pt", **self.masking
-            )
+            with torch.autocast("cpu", enabled=False):  # some make their spectrogram by torch's products
+                inputs = self.processor(
+                    list(waves.cpu().numpy()), sampling_rate=self.rate, return_tensors="pt", **self.masking
+                )
             inputs = {key: value.to(self.device) for key, value in inputs.items() if key in self.accepted}
         if "is_longer" in inputs:  # CLAP's processor marks one clip of a batch by chance where none is longer
             inputs["is_longer"] = torch.zeros_like(inputs["is_longer"], dtype=torch.bool)
         layers = self.settings.layer
-        output = self.network(**inputs, output_hidden_states=bool(layers))
+        with torch.autocast("cpu", torch.bfloat16) if self.halved else contextlib.nullcontext():
+            output = self.network(**inputs, output_hidden_states=bool(layers))
         states = [output.hidden_states[layer] for layer in layers] if layers else [output.last_hidden_state]
         frames = [self.to_frames(state.float()) for state in states]
         mask = inputs.get("attention_mask")
@@ -376,6 +383,20 @@ def load_encoder(folder: Path, weights: NativeEncoder = WEIGHTS) -> nn.Module:
     if network.config.is_encoder_decoder:
         network = network.get_encoder()
     return network.eval()
+
+
+def simplify(network: nn.Module, halve: bool) -> None:
+    """Compute once what a frozen network computes in every pass: normalised weights and, for bf16 on a CPU,
+    those that autocast would round."""
+    import torch
+    from torch import nn
+    from torch.nn.utils import parametrize
+
+    for module in list(network.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name)
+        if halve and isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            module.to(torch.bfloat16)
 
 
 def find_fixed_seconds(processor: Any) -> float | None:

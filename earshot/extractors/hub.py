@@ -19,6 +19,7 @@ from earshot.extractors import base
 if TYPE_CHECKING:
     import torch
 
+HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
 LARGEST = 10**7  # of a folder's settings: what they size is made before it can be checked
 MOST_LAYERS = 1000
@@ -98,10 +99,15 @@ class Pretrained:
         except (
             Exception
         ) as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
-            reason = "no connection" if "Connect" in f"{type(error).__name__} {error}" else str(error)
-            reason = " ".join(reason.split())[:80] or type(error).__name__
+            text = f"{type(error).__name__} {error}"
+            offline = "Connect" in text or "LocalEntryNotFound" in text or "OfflineMode" in text
+            reason = "no connection" if offline else " ".join(str(error).split())[:80] or type(error).__name__
+            attached = ", ".join(
+                f"{path} ({kind})" for path, kind in kaggle_paths.find_networks(self.kinds).items()
+            )
             raise UserError(
                 f"{self.extractor}: {weights} is not here and the hub doesn't give it ({reason}): "
+                f"{f'attached are {attached}: choose one with {self.flag}; or ' if attached else ''}"
                 f"{self.ways_out}"
             ) from None
         return self.check_folder(folder)
@@ -113,25 +119,31 @@ class Pretrained:
         if path is not None:
             if path.is_file():
                 raise UserError(
-                    f"{self.extractor}: {self.flag} {weights} is a file: give the folder that has config.json "
-                    "in it"
+                    f"{self.extractor}: {self.flag} {weights} is a file: give the folder that has "
+                    "config.json in it"
                 )
             nested = [path, *sorted(found.parent for found in path.glob("*/config.json"))]
             return self.check_folder(
                 next((folder for folder in nested if (folder / "config.json").exists()), path)
             )
-        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights):
+        if not re.fullmatch(HUB_ID, weights):
             raise UserError(
                 f"{self.extractor}: {self.flag} {weights}: no such folder, and not a hub id (owner/name)"
             )
+        return self.find_cached(weights) or kaggle_paths.find_pretrained_folder(
+            self.kinds, weights, weights == self.default
+        )
+
+    def find_cached(self, weights: str) -> Path | None:
+        """The folder of a hub id in the hub's cache, if all of it is there."""
         from huggingface_hub import try_to_load_from_cache
 
+        if not re.fullmatch(HUB_ID, weights):
+            return None
         config = try_to_load_from_cache(weights, "config.json")
         folder = Path(config).parent if isinstance(config, str) else None
         # a download that was interrupted leaves the config without the weights
-        if folder is not None and self.list_weights(folder) and not self.find_missing(folder):
-            return folder
-        return kaggle_paths.find_pretrained_folder(self.kinds, weights, weights == self.default)
+        return folder if folder and self.list_weights(folder) and not self.find_missing(folder) else None
 
     def check_folder(self, folder: Path) -> Path:
         """The folder if it holds this kind of network as safetensors, else UserError with what is missing."""
@@ -148,8 +160,8 @@ class Pretrained:
             )
         if not self.list_weights(folder):
             raise UserError(
-                f"{self.extractor}: {folder} has no model.safetensors: save it there (save_pretrained does), or "
-                f"{self.ways_out}"
+                f"{self.extractor}: {folder} has no model.safetensors: save it there (save_pretrained does), "
+                f"or {self.ways_out}"
             )
         missing = self.find_missing(folder)
         if missing:
@@ -233,7 +245,8 @@ class Pretrained:
                 raise UserError(f"{self.extractor}: {path}: {key} is too large to be true")
             if key.endswith("_implementation") and value not in IMPLEMENTATIONS:
                 raise UserError(
-                    f"{self.extractor}: {path}: {key} asks for code from elsewhere, which is never run: remove it"
+                    f"{self.extractor}: {path}: {key} asks for code from elsewhere, which is never "
+                    "run: remove it"
                 )
 
     def _read_pickles(self, folder: Path) -> dict[str, torch.Tensor]:
@@ -299,6 +312,11 @@ class Extractor(base.Extractor):
     def fetch(cls, settings: Any, weights: str | None) -> None:
         """See `Pretrained.get_folder`."""
         cls.pretrained.get_folder(weights or cls.pretrained.default)
+
+    @classmethod
+    def list_attached(cls) -> list[str]:
+        """The attached folders of the networks that it takes."""
+        return list(map(str, kaggle_paths.find_networks(cls.pretrained.kinds)))
 
     def prepare(self) -> None:
         """Load the network and hand it to `adopt`."""

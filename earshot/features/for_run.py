@@ -3,6 +3,7 @@ time limit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from earshot import extractors
 from earshot.core.errors import UserError
+from earshot.core.files import hash_file, hash_value
 from earshot.core.settings import replace_defaults
 
 if TYPE_CHECKING:
@@ -41,17 +43,41 @@ def get_features(run: SavedRun) -> dict[str, Any]:
 
 
 def find_weights(run: SavedRun) -> str | None:
-    """The name by which a run's weights are found here; they may have been moved since the training."""
+    """The name by which a run's weights are found here: they may have been moved since the training, and are
+    known by their content. If they are nowhere: their name then."""
+    module, settings = _load_extractor(run)
+    made_by, hashed = module.Extractor, run.config["record"]["features"]["weights"]
+    names = [run.config.get("weights"), made_by.default_weights]
+    for name in dict.fromkeys([*names, *(made_by.list_attached() if hashed else ())]):
+        files = _find_files(made_by, settings, name)
+        if files and hash_value([hash_file(file) for file in files])[:16] == hashed:
+            return name
+    return run.config.get("weights")
+
+
+def find_weights_files(run: SavedRun, names: Sequence[str] = ()) -> list[Path]:
+    """The files of a run's weights, by content: in one of these places, else wherever they are here; [] where
+    they are nowhere, or the run needs none."""
+    module, settings = _load_extractor(run)
+    hashed = run.config["record"]["features"]["weights"]
+    for name in [*names, find_weights(run)] if hashed else []:
+        files = _find_files(module.Extractor, settings, name)
+        if files and hash_value([hash_file(file) for file in files])[:16] == hashed:
+            return files
+    return []
+
+
+def _load_extractor(run: SavedRun) -> tuple[Any, Any]:
     made = run.config["record"]["features"]
     module = extractors.load_module(made["extractor"])
-    settings = replace_defaults(module.Settings(), made["settings"], f"{run.folder}/config.yaml")
-    for name in (run.config.get("weights"), module.Extractor.default_weights):
-        try:
-            if module.Extractor.find_weights(settings, name):
-                return name
-        except UserError:
-            continue
-    return run.config.get("weights")
+    return module, replace_defaults(module.Settings(), made["settings"], f"{run.folder}/config.yaml")
+
+
+def _find_files(made_by: Any, settings: Any, name: str | None) -> list[Path]:
+    try:
+        return made_by.find_weights(settings, name)
+    except UserError:
+        return []
 
 
 def keep_test_clips(clips: Competition) -> Competition:

@@ -58,10 +58,11 @@ def make(flags: BundleFlags) -> Path:
     out = Path(flags.out)
     if out.exists() and not (out / SUMS).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} exists and is not a bundle: move it away, or choose another folder")
+    runs = find_runs(flags)
     parts = {
         "code": [(ROOT / name, name) for name in list_product_files()],
-        **{f"weights/{path.name}": [*walk_files(path)] for path in check_sources("--weights", flags.weights)},
-        **{f"runs/{path.name}": [*walk_files(path)] for path in find_runs(flags)},
+        **find_weights(flags.weights, runs),
+        **{f"runs/{path.name}": [*walk_files(path)] for path in runs},
     }
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
@@ -140,6 +141,53 @@ def find_runs(flags: BundleFlags) -> list[Path]:
         is_path = (Path(name) / CONFIG).is_file()
         folders.append(name if is_path else str(Path(flags.runs_folder) / name))
     return [Run.open(path).validate().folder for path in check_sources("--runs", tuple(folders))]
+
+
+def find_weights(named: tuple[str, ...], runs: list[Path]) -> dict[str, list[tuple[Path, str]]]:
+    """The files of --weights and of the runs' extractors, by the bundle's folder; a line where they are not
+    here.
+
+    Args:
+        named: files, folders, or hub ids that were downloaded before.
+    """
+    from earshot.extractors import hf
+    from earshot.features import for_run
+    from earshot.training.run import Run
+
+    parts: dict[str, list[tuple[Path, str]]] = {}
+    ids = {name: hf.WEIGHTS.find_cached(name) for name in named if not Path(name).expanduser().exists()}
+    for path in check_sources("--weights", tuple(name for name in named if not ids.get(name))):
+        parts[f"weights/{path.name}"] = [*walk_files(path)]
+    for name, folder in ids.items():
+        if folder:
+            parts[_name_weights(name)] = _list_cached(hf.WEIGHTS.find_files(str(folder)))
+    for path in runs:
+        run = Run.open(path)
+        if not run.config["record"]["features"]["weights"]:
+            continue
+        name = str(run.config.get("weights") or run.config["record"]["features"]["extractor"])
+        files = for_run.find_weights_files(run, [*named, *map(str, filter(None, ids.values()))])
+        there = {file.resolve() for part in parts.values() for file, _ in part}
+        if not files:
+            print(
+                f"bundle: warning: the weights of {path.name} ({name}) are not here: attach a dataset with "
+                "them to the notebook"
+            )
+        elif not {file.resolve() for file in files} <= there:
+            parts[f"weights/{files[0].name}" if len(files) == 1 else _name_weights(name)] = _list_cached(
+                files
+            )
+    return parts
+
+
+def _name_weights(name: str) -> str:
+    """The folder of weights in the bundle, by which a hub id finds it."""
+    return f"weights/{Path(name).name}"
+
+
+def _list_cached(files: list[Path]) -> list[tuple[Path, str]]:
+    """Files and their names; those of the hub's cache are links."""
+    return [(file.resolve(), "" if len(files) == 1 else file.name) for file in files]
 
 
 def download_wheels(folder: Path, packages: tuple[str, ...]) -> None:

@@ -36,9 +36,10 @@ class BundleFlags:
     """a folder to upload as a dataset"""
 
     weights: tuple[str, ...] = ()
-    """files and folders of pretrained weights to include"""
+    """pretrained weights to include: files, folders, or hub ids that were downloaded before"""
     runs: tuple[str, ...] = ()
-    """trained runs (folders, or names in --runs-folder) to include, for a notebook that only predicts"""
+    """trained runs (folders, or names in --runs-folder) to include, with the weights of their extractors, for
+    a notebook that only predicts"""
     wheels: bool = False
     """include the packages that Kaggle's image lacks, for a notebook without internet"""
     packages: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from earshot.core.errors import UserError
 from earshot.core.file_names import list_audio_suffixes, to_text
 from earshot.core.files import hash_file, hash_value
 from earshot.core.settings import replace_defaults
+from earshot.features import for_run
 from earshot.features.decode_ahead import decode, split_bites
 from earshot.features.reasons import NOTES
 from earshot.training.run import Run
@@ -66,7 +67,7 @@ def build_extractor(run: Run, weights: str | None, device: Device) -> tuple[Any,
     module = extractors.load_module(made["extractor"])
     where = f"{run.folder}/config.yaml"
     settings = replace_defaults(module.Settings(), made["settings"], where)
-    weights = weights or run.config.get("weights") or module.Extractor.default_weights
+    weights = weights or for_run.find_weights(run) or module.Extractor.default_weights
     files = module.Extractor.find_weights(settings, weights)
     if not files:
         module.Extractor.fetch(settings, weights)

@@ -280,13 +280,18 @@ class Job:
 
 
 def locate_weights(options: dict[str, Any]) -> dict[str, Any]:
-    """A head's options, in which weights named by a hub id are replaced by attached ones if there are any."""
+    """A head's options, in which weights named by a hub id or a file's name are replaced by attached ones if
+    there are any."""
     weights = options.get("weights")
     if not isinstance(weights, str) or Path(weights).expanduser().exists() or get_input_root() is None:
         return options
-    from earshot.extractors import ast
+    if "/" not in weights and not Path(weights).suffix:  # a word of the head's own
+        return options
+    from earshot.extractors import ast, base, hf
 
-    found = find_pretrained_folder(ast.WEIGHTS.kind, weights, weights == ast.WEIGHTS.default)
+    default = weights == ast.WEIGHTS.default
+    found = find_pretrained_folder(ast.WEIGHTS.kinds if default else hf.NETWORKS, weights, default)
+    found = found or base.find_local(weights)
     return {**options, "weights": str(found)} if found else options
 
 
