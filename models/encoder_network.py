@@ -59,9 +59,8 @@ def check_description(network: Any) -> dict[str, Any]:
         kinds |= {"samples": int, "fft": int, "hop": int}
     _check_sizes(network)
     for key, kind in kinds.items():
-        value = network.get(key)
-        if type(value) is not kind or kind is int and value < 1:
-            raise HeadError(f"encoder: option network has no valid {key}: {value!r:.80}")
+        if type(network.get(key)) is not kind or kind is int and network[key] < 1:
+            raise HeadError(f"encoder: option network has no valid {key}: {network.get(key)!r:.80}")
     return network
 
 
