@@ -7,8 +7,8 @@ on the CPU.
 
 AST, wav2vec 2.0 and Whisper have their base models' size and random weights. The usual loop: librosa.load,
 then feature extractor or spectrogram, then the network in fp32, a clip at a time, on all threads. Ours:
-`extract.Worker`, which decodes, computes and writes the shards with their checksums, in the precision that a user would get; neither
-counts its imports or the loading of weights. Rounds in turn, medians.
+`extract.Worker`, which decodes, computes and writes the shards with their checksums, in the precision that a
+user would get; neither counts its imports or the loading of weights. Rounds in turn, medians.
 """
 
 from __future__ import annotations
@@ -337,7 +337,7 @@ def main() -> None:
             "of all threads that make passes. `--short-clips` makes other embeddings than the padded "
             "network. `hf` (`--only hf`): base models with random weights; the usual loop is the model "
             "card's, a clip at a time in fp32,",
-            "on as many threads as ours. Whisper computes 30 s whatever the clip. bf16 only where it is faster.",
+            "on as many threads as ours. Whisper computes 30 s whatever the clip. bf16 where the CPU has it.",
         ]
         keep_rows(f"Extraction on {machine()}", about, HEADER, lines)
 

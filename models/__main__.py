@@ -1,5 +1,5 @@
-"""List the heads and recipes, or print the options and layers of one: python -m models [--recipe R | --head
-NAME]."""
+"""List the heads and recipes, or the encoders, or print the options and layers of one head: python -m models
+[--encoders | --recipe R | --head NAME]."""
 
 # torch, yaml and the heads are imported where they are used, so that --help stays quick
 from __future__ import annotations
@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+ENCODERS = Path(__file__).with_name("encoders.yaml")
+COLUMNS = {
+    "encoder": "name",
+    "flags of get_features.py": "flags",
+    "Hz": "rate",
+    "parameters": "parameters",
+    "licence": "licence",
+    "weights": "get",
+    "published score, frozen": "score",
+    "good for": "good_for",
+}
 
 # input shapes where --input is not given, by the head's first kind or the recipe's view
 SHAPES = {
@@ -111,6 +122,15 @@ def list_all() -> list[str]:
     return lines
 
 
+def list_encoders() -> list[tuple[str, ...]]:
+    """The rows of the table of encoders, its header first; a dash where something is not known."""
+    import yaml
+
+    encoders = yaml.safe_load(ENCODERS.read_text(encoding="utf-8"))
+    rows = [tuple(str(encoder[key] or "-") for key in COLUMNS.values()) for encoder in encoders]
+    return [tuple(COLUMNS), *rows]
+
+
 def list_options(name: str) -> list[str]:
     """Lines about a head: what it is, the kinds of views it takes, each option with default and meaning."""
     defaults, texts = models.get_options(name), models.get_option_texts(name)
@@ -192,6 +212,15 @@ def _format_table(rows: list[tuple[str, ...]], right: int = -1) -> list[str]:
 
 def run(args: argparse.Namespace) -> list[str]:
     """The lines that the command prints."""
+    if args.encoders:
+        if args.recipe or args.head or args.input or args.option:
+            raise models.HeadError("--encoders is a list: give it alone")
+        return [
+            *_format_table(list_encoders()),
+            "",
+            "--extractor hf takes any other audio encoder of transformers, by its hub id or folder; more: "
+            "docs/encoders.md",
+        ]
     if not args.recipe and not args.head:
         if args.input or args.option:
             raise models.HeadError("--input and --option describe one head: name it with --recipe or --head")
@@ -232,6 +261,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m models",
         description="List the heads and recipes, or print the options and layers of one.",
+    )
+    parser.add_argument(
+        "--encoders", action="store_true", help="list pretrained encoders: flags, size, licence, use"
     )
     parser.add_argument(
         "--recipe", metavar="R", help="a recipe's name (recipes/R.yaml), or a path to a .yaml file"

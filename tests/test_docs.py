@@ -188,6 +188,7 @@ def test_flags_and_recipes_in_the_guides_exist() -> None:
     known = set(re.findall(r"--[a-z][a-z0-9-]+", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")))
     known |= {"--help", "--help-all", "--data", "--only", "--input", "--classes", "--option", "--data-binary"}
     known |= {
+        "--encoders",
         "--strict",
         "--kills",
         "--drops",
