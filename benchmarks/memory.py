@@ -160,9 +160,9 @@ def _cached(case: noise.Case) -> dict:
     return {view: shape for view, shape in case.shapes.items() if view != "tokens" or case.view == "tokens"}
 
 
-def row(name: str, gpu: bool) -> tuple[str, list[str]]:
-    """A recipe's line, and what it fails."""
-    case = noise.case(name)
+def row(name: str, gpu: bool, **changes: bool) -> tuple[str, list[str]]:
+    """A recipe's line, and what it fails; changes are of its head's options."""
+    case = noise.case(name, **changes)
     fp32, fp16 = (
         (measured_peaks if gpu else computed_peaks)(case, precision) for precision in ("fp32", "fp16")
     )
@@ -177,7 +177,7 @@ def row(name: str, gpu: bool) -> tuple[str, list[str]]:
         failed.append(f"{disk_space.format_bytes(making + caches[-1])} of disk with {CLIPS[-1]:,} clips")
     size = "×".join(map(str, case.shapes[case.view]))
     cells = [
-        f"`{name}`",
+        ", ".join([f"`{name}`", *(f"{option} {value}" for option, value in changes.items())]),
         f"{parameters / 1e6:.2f} M",
         f"{case.training.batch_size} of {size}",
         *(
@@ -207,6 +207,10 @@ def main() -> None:
         rows[f"`{name}`"], failed = row(name, gpu)
         missed |= {name: failed} if failed else {}
         print(rows[f"`{name}`"], flush=True)
+        if name == "hf_finetune":  # what checkpointing saves; no recipe, so it need not fit
+            full = f"`{name}`, gradient_checkpointing False"
+            rows[full], _ = row(name, gpu, gradient_checkpointing=False)
+            print(rows[full], flush=True)
     if not flags.recipe:
         fp32, half = extraction_peaks("fp32"), extraction_peaks("fp16")
         for name in fp32:

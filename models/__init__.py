@@ -32,6 +32,7 @@ __all__ = [
     "Head",
     "HeadError",
     "build",
+    "complete_options",
     "get_about",
     "get_kinds",
     "get_needs",
@@ -43,6 +44,7 @@ __all__ = [
 
 # What a view can be, (D, F, T) a clip: a test compares them with earshot's.
 Kind = Literal["vector", "sequence", "grid", "spectrogram", "waveform", "codes"]
+Needs = Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class HeadError(ValueError):
@@ -53,7 +55,7 @@ class _Entry(NamedTuple):
     cls: type
     kinds: tuple[Kind, ...]
     about: str
-    needs: dict[str, Any]
+    needs: Needs
 
 
 _HEADS: dict[str, _Entry] = {}
@@ -61,7 +63,7 @@ _complete = False
 
 
 def register(
-    name: str, *, kinds: Sequence[Kind], about: str, needs: Mapping[str, Any] | None = None
+    name: str, *, kinds: Sequence[Kind], about: str, needs: Needs | None = None
 ) -> Callable[[type], type]:
     """Class decorator that puts a head into the registry.
 
@@ -70,7 +72,7 @@ def register(
         kinds: the kinds of views it takes, best first.
         about: one line for the list of heads.
         needs: settings of the view that its published weights (option `weights`) require: rate, bands, hop in
-            seconds, filter bank.
+            seconds, filter bank; or a function that gives them from the head's options.
     Returns:
         the decorator, which returns the class unchanged.
     """
@@ -84,7 +86,7 @@ def register(
         # Reloading a module (notebooks do) gives a new class of the same origin: that is no clash.
         if known and (known.cls.__module__, known.cls.__qualname__) != (cls.__module__, cls.__qualname__):
             raise HeadError(f"two heads are called {name}: {known.cls.__module__} and {cls.__module__}")
-        _HEADS[name] = _Entry(cls, tuple(kinds), about, dict(needs or {}))
+        _HEADS[name] = _Entry(cls, tuple(kinds), about, needs or {})
         return cls
 
     return add
@@ -146,7 +148,18 @@ def get_kinds(name: str) -> tuple[Kind, ...]:
 
 def get_needs(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a view that a head's weights require; {} without weights."""
-    return _find_entry(name).needs if options.get("weights") else {}
+    needs = _find_entry(name).needs
+    if callable(needs):
+        return dict(needs(options))
+    return dict(needs) if options.get("weights") else {}
+
+
+def complete_options(
+    name: str, options: dict[str, Any], describe_network: Callable[[str, str], dict[str, Any]]
+) -> dict[str, Any]:
+    """A head's options with what its weights say, see `Head.complete_options`."""
+    head: type[Head] = _find_entry(name).cls
+    return head.complete_options(options, describe_network)
 
 
 def get_about(name: str) -> str:

@@ -13,7 +13,7 @@ from . import HeadError, register
 from .head import Head, LoadNetwork
 
 if TYPE_CHECKING:
-    from transformers import ASTModel
+    from transformers import ASTModel, PreTrainedModel
 
 WAYS_OUT = (
     "go online once, or give --head.weights FOLDER (config.json and model.safetensors, for example an "
@@ -76,11 +76,16 @@ def build_ast(
     )
     network = ASTModel(config)
     if gradient_checkpointing:
-        if hasattr(network, "activation_checkpointing_enable"):  # the name since transformers 5
-            network.activation_checkpointing_enable({"use_reentrant": False})
-        else:
-            network.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(network)
     return network
+
+
+def checkpoint_activations(network: PreTrainedModel) -> None:
+    """Make a network of transformers recompute activations in the backward pass."""
+    if hasattr(network, "activation_checkpointing_enable"):  # the name since transformers 5
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def compute_embedding(network: ASTModel, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 LoadNetwork = Callable[[str, str], nn.Module]
+DescribeNetwork = Callable[[str, str], dict[str, Any]]
 
 
 class Head(nn.Module):
@@ -31,6 +32,17 @@ class Head(nn.Module):
             mask: (B, T), True where a frame is real audio; None: all are.
         """
         raise NotImplementedError
+
+    @classmethod
+    def complete_options(cls, options: dict[str, Any], describe_network: DescribeNetwork) -> dict[str, Any]:
+        """The options to build it with: with what the weights that they name say about the network, so that a
+        checkpoint is built again without these. Default: as they are.
+
+        Args:
+            describe_network: describe_network(extractor, weights) gives the settings of a pretrained network,
+                as plain JSON.
+        """
+        return options
 
     def load_pretrained(self, load: LoadNetwork) -> None:
         """Load the weights that the option `weights` names: called once before training, never when a head is

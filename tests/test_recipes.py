@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny_encoders
 import torch
 from conftest import read_csv
 from test_encodec import tiny
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 SMALL_CNN = {"channels": [6, 8], "blocks": [1, 1]}
 ITMO = {"widths": [8, 12], "reduce": 4, "d_model": 16, "layers": 1, "heads": 2, "feedforward": 24}
 AST = {"hidden_size": 24, "layers": 1, "heads": 2, "intermediate": 32}
-# What shrinks a recipe's head; "weights" in a head are those of the tiny AST.
+# What shrinks a recipe's head; "weights" in a head are those of tiny networks.
 REDUCED = {
     "ast_finetune": {**AST, "weights": "AST"},
     "ast_linear": {},
@@ -53,6 +54,7 @@ REDUCED = {
     },
     "genre_cnn": {"channels": [4, 6], "hidden": [8], "grid": [8, 20]},
     "genre_cnn_gap": {"channels": [4, 6], "hidden": [8]},
+    "hf_finetune": {"weights": "WAVLM"},
     "itmo2025": ITMO,
     "itmo2025_finetune": {**ITMO, **{f"ast_{key}": value for key, value in AST.items()}, "weights": "AST"},
     "itmo2025_tokens": {"dim": 16, "layers": 1, "heads": 2, "feedforward": 24},
@@ -106,6 +108,7 @@ def bench(esc10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ASTModel(config).save_pretrained(folder / name)
         ASTFeatureExtractor(max_length=frames).save_pretrained(folder / name)
     tiny(folder / "ENCODEC")
+    tiny_encoders.save("wavlm", folder / "WAVLM")
     return folder
 
 
@@ -125,7 +128,7 @@ def test_recipe_end_to_end(
     get_features.main(["--competition", "clips", *extraction, *weights])
     cache = Path("data/clips") / (recipe.features.get("cache", wanted) if wanted else "plain")
     options = {
-        key: value if value != "AST" else "AST512" if name == "ast_finetune" else "AST"
+        key: "AST512" if value == "AST" and name == "ast_finetune" else value
         for key, value in REDUCED[name].items()
     }
     train.main(

@@ -53,6 +53,15 @@ def load_network(name: str, weights: str) -> nn.Module:
     return load_module(name).load_network(weights)
 
 
+def describe_network(name: str, weights: str) -> dict[str, Any]:
+    """The settings of an extractor's pretrained network as plain JSON, without its weights.
+
+    Args:
+        name, weights: see `load_network`; its module has `describe_network`, too.
+    """
+    return load_module(name).describe_network(weights)
+
+
 def find_makers(kinds: Iterable[str], needs: Mapping[str, Any]) -> list[str]:
     """The extractors that make a view of one of these kinds with the settings that a head needs, as flags
     name them (`efficientat --views spectrogram` where the default lacks the view); the usual one first."""

@@ -122,7 +122,21 @@ class NativeEncoder(hub.Pretrained):
         return processor
 
 
+class FineTunedEncoder(NativeEncoder):
+    """The same for a head, which has other ways out."""
+
+    @property
+    def ways_out(self) -> str:
+        """See `hub.Pretrained.ways_out`."""
+        return (
+            "go online once, or give --head.weights FOLDER (config.json, preprocessor_config.json and "
+            "model.safetensors, for example an attached Kaggle dataset), or take another head on frozen "
+            "features (--head linear)"
+        )
+
+
 WEIGHTS = NativeEncoder("hf", "", "", "ast, efficientat or logmel")
+FINE_TUNED = FineTunedEncoder("encoder", "", "", "", flag="--head.weights")
 NEEDED = (
     "hf: which encoder? Name it with --weights HUB_ID or --weights FOLDER, for example --weights "
     "microsoft/wavlm-base-plus"
@@ -340,15 +354,30 @@ def load_network(weights: str) -> nn.Module:
     Raises:
         UserError: the weights are not here and cannot be downloaded, or do not fit.
     """
-    folder = WEIGHTS.get_folder(weights)
-    network = load_encoder(folder)
-    network.wave_input = find_wave_input(WEIGHTS.load_processor(folder))
+    folder = FINE_TUNED.get_folder(weights)
+    network = load_encoder(folder, FINE_TUNED)
+    network.wave_input = find_wave_input(FINE_TUNED.load_processor(folder))
     return network
 
 
-def load_encoder(folder: Path) -> nn.Module:
+def describe_network(weights: str) -> dict[str, Any]:
+    """The settings of the network of a folder or hub id as plain JSON, without its weights.
+
+    Returns:
+        {"config", "front_end"}: config.json and the feature extractor's settings.
+    Raises:
+        UserError: see `load_network`.
+    """
+    folder = FINE_TUNED.get_folder(weights)
+    return {
+        "config": FINE_TUNED.read_json(folder / "config.json"),
+        "front_end": FINE_TUNED.load_processor(folder).to_dict(),
+    }
+
+
+def load_encoder(folder: Path, weights: NativeEncoder = WEIGHTS) -> nn.Module:
     """See `load_network`."""
-    network = WEIGHTS.load(folder)
+    network = weights.load(folder)
     part = AUDIO_PARTS.get(network.config.model_type)
     network = getattr(network, part) if part else network
     if network.config.is_encoder_decoder:

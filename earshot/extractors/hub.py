@@ -41,6 +41,8 @@ class Pretrained:
     """The extractors to take instead."""
     default: str = ""
     """The default hub id."""
+    flag: str = "--weights"
+    """What names the weights."""
 
     files: tuple[str, ...] = (
         "config.json",
@@ -105,7 +107,7 @@ class Pretrained:
             )
             raise UserError(
                 f"{self.extractor}: {weights} is not here and the hub doesn't give it ({reason}): "
-                f"{f'attached are {attached}: choose one with --weights; or ' if attached else ''}"
+                f"{f'attached are {attached}: choose one with {self.flag}; or ' if attached else ''}"
                 f"{self.ways_out}"
             ) from None
         return self.check_folder(folder)
@@ -117,8 +119,8 @@ class Pretrained:
         if path is not None:
             if path.is_file():
                 raise UserError(
-                    f"{self.extractor}: --weights {weights} is a file: give the folder that has config.json "
-                    "in it"
+                    f"{self.extractor}: {self.flag} {weights} is a file: give the folder that has "
+                    "config.json in it"
                 )
             nested = [path, *sorted(found.parent for found in path.glob("*/config.json"))]
             return self.check_folder(
@@ -126,7 +128,7 @@ class Pretrained:
             )
         if not re.fullmatch(HUB_ID, weights):
             raise UserError(
-                f"{self.extractor}: --weights {weights}: no such folder, and not a hub id (owner/name)"
+                f"{self.extractor}: {self.flag} {weights}: no such folder, and not a hub id (owner/name)"
             )
         return self.find_cached(weights) or kaggle_paths.find_pretrained_folder(
             self.kinds, weights, weights == self.default

@@ -45,7 +45,8 @@ class HeadSpec:
 
     def build(self) -> models.Head:
         """Build the head with fresh weights."""
-        return models.build(self.name, self.input_shape, self.num_classes, **self.options)
+        options = models.complete_options(self.name, self.options, extractors.describe_network)
+        return models.build(self.name, self.input_shape, self.num_classes, **options)
 
 
 def describe_head(
@@ -94,7 +95,7 @@ def find_view(name: str, wanted: str | None, cache: Cache) -> str | None:
 def find_misfit(name: str, options: dict[str, Any], cache: Cache, view: str) -> str | None:
     """Why a view cannot feed the weights that a head's options name, with what to do; None where it can, or
     where there are none."""
-    needs = models.get_needs(name, options)
+    needs = models.get_needs(name, models.complete_options(name, options, extractors.describe_network))
     if not needs:
         return None
     has = extractors.describe_view(cache.record, cache.shapes[view])
@@ -119,7 +120,11 @@ def _explain_no_view(name: str, options: dict[str, Any], cache: Cache) -> str:
 
 def _suggest_ways_out(name: str, needs: dict[str, Any]) -> str:
     makers = extractors.find_makers(models.get_kinds(name), needs)
-    extract = f"extract with --extractor {makers[0]}, or " if makers else ""
+    rate = ""
+    if not makers and "rate" in needs:  # not the default of any extractor
+        others = {key: value for key, value in needs.items() if key != "rate"}
+        makers, rate = extractors.find_makers(models.get_kinds(name), others), f" --rate {needs['rate']}"
+    extract = f"extract with --extractor {makers[0]}{rate}, or " if makers else ""
     return f"{extract}choose another head"
 
 
