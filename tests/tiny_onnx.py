@@ -53,9 +53,9 @@ class Perch(nn.Module):
 
     def forward(self, waves: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         frames = self.inner(waves)
-        places = nn.functional.adaptive_avg_pool1d(frames, 64).unflatten(2, (16, 4)).permute(0, 2, 3, 1)
+        places = nn.functional.avg_pool1d(frames, 15)[:, :, :64].unflatten(2, (16, 4)).permute(0, 2, 3, 1)
         pooled = frames.mean(2)
-        return pooled, places, frames[:, :128].mT, self.label(pooled)
+        return pooled, places, frames[:, :128].transpose(1, 2), self.label(pooled)
 
 
 def export(
@@ -94,6 +94,14 @@ def export(
             dynamo=False,
         )
     return network
+
+
+def export_stand_ins(folder: Path) -> None:
+    """Networks with the names, inputs and outputs of those that the recipes perch and birdnet name."""
+    outputs = ("embedding", "spatial_embedding", "spectrogram", "label")
+    export(seeded(Perch), folder / "perch_v2_no_dft.onnx", 160000, outputs, ("samples",))
+    backbone = seeded(Pooled, 1024)
+    export(backbone, folder / "birdnet_backbone.onnx", 144000, fixed=("batch", "samples"), name="input")
 
 
 def seeded(kind: type[nn.Module], *arguments: Any) -> nn.Module:

@@ -74,7 +74,7 @@ class Extractor(base.Extractor):
         path = base.find_local(weights)
         if path is None:
             source = SOURCES.get(Path(weights).name)
-            hint = f"get it from {source}" if source else "give the path of an ONNX file"
+            hint = f"get it from {source}, and put it there" if source else "give the path of an ONNX file"
             raise UserError(f"onnx: --weights {weights}: no such file: {hint}")
         if path.is_file():
             return [path]
@@ -217,19 +217,15 @@ class Extractor(base.Extractor):
 
     def _describe(self, error: Exception) -> Exception:
         """The error to raise for one of ONNX Runtime's."""
-        text = " ".join(str(error).split())
-        if "terminate flag" in text:
+        if "terminate flag" in str(error):
             return UserError(f"onnx: {self.path.name}: a pass took longer than {PASS_SECONDS} s")
-        if any(
-            words in text.lower()
-            for words in ("available memory of", "bad_alloc", "out of memory", "allocate memory")
-        ):
-            if self.device.startswith("cuda"):
-                return RuntimeError(f"out of memory: {text[:120]}")  # which halves the batch
-            return UserError(
-                f"onnx: {self.path.name}: a pass takes more memory than there is: set a shorter --seconds"
-            )
-        return UserError(f"onnx: {self.path.name} fails: {text[:200]}")
+        if not onnx_probe.is_out_of_memory(error):
+            return UserError(f"onnx: {self.path.name} fails: {onnx_probe.explain(error)}")
+        if self.device.startswith("cuda"):
+            return RuntimeError("out of memory on the GPU")  # which halves the batch
+        return UserError(
+            f"onnx: {self.path.name}: a pass takes more memory than there is: set a shorter --seconds"
+        )
 
 
 @functools.lru_cache(maxsize=1)

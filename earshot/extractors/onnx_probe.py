@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,23 @@ def try_model(path: Path, samples: int) -> dict[str, Any]:
     return result
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Is it that of an allocation, of Python's or of ONNX Runtime's?"""
+    text = str(error).lower()
+    words = ("bfcarena", "bad_alloc", "out of memory", "allocate memory", "length_error")
+    return isinstance(error, MemoryError) or any(word in text for word in words)
+
+
+def explain(error: Exception) -> str:
+    """What ONNX Runtime complains about, without its own source files and the path of the model."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for before in ("Status Message: ", " failed:"):
+        text = text.rpartition(before)[2]
+    text = re.sub(r"^.*\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^/onnxruntime_src/.*?\) (?=[A-Z\w])", "", text)
+    return text[:160]
+
+
 def _try(run: Callable[[np.ndarray], list[np.ndarray]], waves: np.ndarray) -> list[np.ndarray] | None:
     """The outputs; None where the network cannot take these waves."""
     try:
@@ -208,7 +226,9 @@ def main(path: str, samples: int, memory: int, seconds: int) -> dict[str, Any]:
     except OSError as error:
         return {"errno": error.errno, "refused": error.strerror}
     except Exception as error:  # ONNX Runtime's errors have no base of their own
-        return {"refused": " ".join(f"{type(error).__name__} {error}".split())[:300]}
+        if is_out_of_memory(error):
+            return {"refused": f"it takes more than {memory >> 20} MB to load and run on one window"}
+        return {"refused": f"ONNX Runtime cannot load and run it ({explain(error)})"}
 
 
 if __name__ == "__main__":
