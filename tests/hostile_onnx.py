@@ -124,6 +124,26 @@ def models() -> dict[str, tuple[Any, str]]:
     }
 
 
+def build_late(harm: str) -> Any:
+    """A model that does harm only where the audio is loud: takes terabytes of "memory", or loops for ever."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    loud = [node("ReduceMax", "x", "m", keepdims=0), node("Greater", "m half", "loud")]
+    tensors = [numpy_helper.from_array(np.array(0.9, np.float32), "half")]
+    if harm == "memory":
+        tensors += [
+            numpy_helper.from_array(np.array([size]), name) for size, name in ((1, "few"), (1 << 42, "many"))
+        ]
+        chosen = [node("Where", "loud many few", "size"), node("ConstantOfShape", "size", "big")]
+        return build([*loud, *chosen, node("ReduceSum", "big", "s"), node("Add", "x s")], tensors)
+    state = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("a", "next")]
+    flags = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("more", "on")]
+    index = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    steps = [node("Identity", "more", "on"), node("Identity", "a", "next")]
+    body = helper.make_graph(steps, "body", [index, flags[0], state[0]], [flags[1], state[1]])
+    return build([*loud, node("Loop", "- loud x", body=body)], tensors)
+
+
 def write(folder: Path) -> dict[Path, str]:
     """Write all of them; file -> a pattern of the error that it has to end as."""
     found = {}
