@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,33 +143,35 @@ def build_late(harm: str) -> Any:
     return build([*loud, node("Loop", "- loud x", body=body)], tensors)
 
 
-def write(folder: Path) -> dict[Path, str]:
-    """Write all of them; file -> a pattern of the error that it has to end as."""
-    found = {}
-    for name, (model, says) in models().items():
-        path = folder / f"{name}.onnx"
-        path.write_bytes(model.SerializeToString())
-        found[path] = says
-    whole = next(iter(found)).with_name("a huge constant.onnx").read_bytes()
-    damaged = {
+def damaged() -> dict[str, bytes]:
+    """Name -> content of files that are no model at all."""
+    whole = models()["a huge constant"][0].SerializeToString()
+    inner = b""
+    for _ in range(5000):  # graphs within attributes within nodes
+        for tag in (0x0A, 0x32, 0x2A):
+            inner = bytes([tag]) + encode(len(inner)) + inner
+    return {
         "nothing": b"",
         "cut off": whole[: len(whole) // 2],
         "text": b"import os; os.mkdir('harm')",
         "zeros": bytes(1 << 20),
         "one field of a gigabyte": b"\x3a\xff\xff\xff\xff\x03" + bytes(64),
-        "deep": b"",
+        "deep": b"\x08\x08\x3a" + encode(len(inner)) + inner,
         "of ONNX Runtime's own format": b"\x10\x00\x00\x00ORTM" + bytes(64),
     }
-    inner = b""
-    for _ in range(5000):  # graphs within attributes within nodes
-        for tag in (0x0A, 0x32, 0x2A):
-            inner = bytes([tag]) + encode(len(inner)) + inner
-    damaged["deep"] = b"\x08\x08" + b"\x3a" + encode(len(inner)) + inner
-    for name, content in damaged.items():
-        path = folder / f"{name}.onnx"
-        path.write_bytes(content)
-        found[path] = "is not an ONNX file, or is damaged"
-    return found
+
+
+def list_names() -> list[str]:
+    """The names of all files."""
+    return [*models(), *damaged()]
+
+
+def build_file(name: str) -> tuple[bytes, str]:
+    """The content of a file, and a pattern of the error that it has to end as."""
+    if name in damaged():
+        return damaged()[name], "is not an ONNX file, or is damaged"
+    model, says = models()[name]
+    return model.SerializeToString(), says
 
 
 def encode(number: int) -> bytes:

@@ -41,7 +41,7 @@ NEEDED = "onnx: which encoder? Name it with --weights FILE.onnx, and its samplin
 
 @dataclass(frozen=True)
 class Settings:
-    """onnx: any encoder as an ONNX file, named by --weights"""
+    """any encoder as an ONNX file, named by --weights"""
 
     COMMON: ClassVar = ("rate", "output", "axes")
     rate: Annotated[int | None, Bounds(1000, 768000)] = None
