@@ -70,6 +70,9 @@ def test_an_embedding_is_torchs_own_alone_and_in_a_batch(case: str, tmp_path: Pa
     extractor = make(tmp_path / "encoder.onnx", **settings)
     assert extractor.axes == axes
     waves = np.stack([synthetic(1.0, RATE, seed) for seed in range(7)])
+    assert extractor.rows == (extractor.network.batch or 1)
+    if extractor.output.batch:  # as on a GPU
+        extractor.rows = extractor.network.batch
     together = compute(extractor, waves)
     for row in range(len(waves)):
         for view, values in compute(extractor, waves[row : row + 1]).items():
@@ -102,6 +105,16 @@ def test_a_batch_axis_that_the_network_ignores_is_not_used(tmp_path: Path) -> No
     export(seeded(Mixing), tmp_path / "fixed.onnx", RATE, **fixed)
     with pytest.raises(UserError, match="depends on the other windows of a batch"):
         make(tmp_path / "fixed.onnx")
+
+
+def test_an_onnxruntime_without_cuda_on_a_machine_with_a_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(seeded(Pooled), tmp_path / "encoder.onnx", RATE)
+    settings, weights = onnx.Settings(rate=RATE), str(tmp_path / "encoder.onnx")
+    extractor = onnx.Extractor(settings, window(1.0, RATE), "cuda:0", weights)
+    assert "encoder.onnx runs on the CPU: this ONNX Runtime has no CUDA" in capsys.readouterr().out
+    assert compute(extractor, np.zeros((2, RATE), np.float32))["pooled"].shape == (2, 24, 1, 1)
 
 
 def test_lanes_side_by_side_give_what_one_gives(tmp_path: Path) -> None:
