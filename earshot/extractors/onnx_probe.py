@@ -156,10 +156,8 @@ def try_model(path: Path, samples: int) -> dict[str, Any]:
         if math.prod(size) > LARGEST_OUTPUT * rows:
             raise Refused(f"its output {output['name'][:40]} is too large: {size}")
         output["shape"] = list(size)
-        output["batch"] = bool(mixed and one.ndim and size[0] == rows) and (
-            _is_same(mixed[index], np.concatenate([one, second[index]]))
-            if second
-            else _is_same(mixed[index][:1], one[:1])
+        output["batch"] = mixed is not None and _is_independent(
+            one, second[index] if second else None, mixed[index], rows
         )
         other = shorter[index].shape if shorter else size
         output["moves"] = [
@@ -193,6 +191,19 @@ def _try(run: Callable[[np.ndarray], list[np.ndarray]], waves: np.ndarray) -> li
         return run(waves)
     except Exception:  # ONNX Runtime's errors have no base of their own
         return None
+
+
+def _is_independent(one: np.ndarray, other: np.ndarray | None, mixed: np.ndarray, rows: int) -> bool:
+    """Does a window give the same beside another?
+
+    Args:
+        one, other: of each of them alone; a fixed batch of `rows` is full of the first, and other is None.
+        mixed: of both in one batch.
+    """
+    if not one.ndim or len(one) != rows or mixed.shape != (max(2, rows), *one.shape[1:]):
+        return False
+    wanted = one[:1] if other is None else np.concatenate([one, other])
+    return _is_same(mixed[: len(wanted)], wanted)
 
 
 def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
