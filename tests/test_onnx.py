@@ -18,9 +18,12 @@ from waves import synthetic, window
 import get_features
 import predict
 import train
+from earshot.app import saliency
+from earshot.core import device
 from earshot.core.errors import UserError
 from earshot.extractors import onnx, onnx_file
 from earshot.features.cache import Cache
+from earshot.prediction import members, predictor
 
 for package in ("onnx", "onnxruntime"):
     pytest.importorskip(package, reason="pip install -r requirements-onnx.txt")
@@ -220,6 +223,10 @@ def test_from_audio_to_a_submission_and_new_audio(
     assert len(submission) == len(read_csv(tmp_path / "c" / "sample_submission.csv"))
     clip = next((tmp_path / "c").rglob("*.wav"))
     predict.main(["--runs", "a", "--audio", str(clip)])
+    page = predictor.Predictor(members.open_members(("a",), "runs")[0], device.choose("cpu"))
+    answer = page.predict_file(clip)
+    shown = saliency.explain(page, page.runs[0], answer, 0, 0)
+    assert np.isfinite(shown.values).all() and np.abs(shown.values).max() > 0
     export(seeded(Frames, 12), tmp_path / "encoder.onnx", RATE)
     with pytest.raises(UserError, match="the weights encoder.onnx differ from those of runs/a"):
         predict.main(["--runs", "a", "--audio", str(clip)])
