@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -161,22 +162,21 @@ def _inspect(path: Path, size: int, changed: int, samples: int) -> Network:
     memory = MEMORY + COPIES * size
     command = [sys.executable, "-P", "-m", "earshot.extractors.onnx_probe", str(path.absolute())]
     command += map(str, (samples, memory, SECONDS))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    try:
+    # the packages of this process, wherever they are; not those of the current folder
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    answer, said, code = b"", b"", -signal.SIGXCPU
+    with contextlib.suppress(subprocess.TimeoutExpired):
         done = subprocess.run(
             command, capture_output=True, stdin=subprocess.DEVNULL, env=environment, timeout=WALL
         )
-        answer, code = done.stdout, done.returncode
-    except subprocess.TimeoutExpired:
-        answer, code = b"", -signal.SIGXCPU
+        answer, said, code = done.stdout, done.stderr, done.returncode
     try:
         found = json.loads(answer.splitlines()[-1])
     except (ValueError, IndexError):
-        why = (
-            f"it takes longer than {SECONDS} s to load and run on one window"
-            if code == -signal.SIGXCPU
-            else f"ONNX Runtime crashes, or takes more than {memory >> 20} MB (exit code {code})"
-        )
+        last = " ".join(said.decode(errors="replace").split()[-20:])[-160:] if code > 0 else ""
+        why = f"ONNX Runtime crashes, or takes more than {memory >> 20} MB ({last or f'exit code {code}'})"
+        if code == -signal.SIGXCPU:
+            why = f"it takes longer than {SECONDS} s to load and run on one window"
         found = {"refused": why}
     if "errno" in found:
         raise_if_temporary(path, OSError(found["errno"], found["refused"]))
@@ -187,17 +187,9 @@ def _inspect(path: Path, size: int, changed: int, samples: int) -> Network:
 
 def _read(file: str, found: dict[str, Any]) -> Network:
     name, kind, shape = found["input"]
-    outputs = [
-        Output(
-            each["name"],
-            tuple(each["shape"]),
-            each["batch"],
-            tuple(each["moves"]),
-            each["finite"],
-            each["steady"],
-        )
-        if "shape" in each
-        else Output(each["name"])
-        for each in found["outputs"]
-    ]
+    fields = ("shape", "batch", "moves", "finite", "steady")
+    outputs = []
+    for each in found["outputs"]:
+        tried = [tuple(v) if isinstance(v, list) else v for v in (each[f] for f in fields if f in each)]
+        outputs.append(Output(each["name"], *tried))
     return Network(file, name, kind, len(shape), shape[0], shape[-1], tuple(outputs))
