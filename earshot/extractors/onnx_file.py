@@ -187,9 +187,8 @@ def _inspect(path: Path, size: int, changed: int, samples: int) -> Network:
 
 def _read(file: str, found: dict[str, Any]) -> Network:
     name, kind, shape = found["input"]
-    fields = ("shape", "batch", "moves", "finite", "steady")
-    outputs = []
-    for each in found["outputs"]:
-        tried = [tuple(v) if isinstance(v, list) else v for v in (each[f] for f in fields if f in each)]
-        outputs.append(Output(each["name"], *tried))
+    outputs = [
+        Output(**{key: tuple(value) if isinstance(value, list) else value for key, value in each.items()})
+        for each in found["outputs"]
+    ]
     return Network(file, name, kind, len(shape), shape[0], shape[-1], tuple(outputs))
