@@ -187,8 +187,10 @@ def _inspect(path: Path, size: int, changed: int, samples: int) -> Network:
 
 def _read(file: str, found: dict[str, Any]) -> Network:
     name, kind, shape = found["input"]
-    outputs = [
-        Output(**{key: tuple(value) if isinstance(value, list) else value for key, value in each.items()})
-        for each in found["outputs"]
-    ]
+    outputs = []
+    for each in found["outputs"]:
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in each.items()
+        }
+        outputs.append(Output(**fields))
     return Network(file, name, kind, len(shape), shape[0], shape[-1], tuple(outputs))
