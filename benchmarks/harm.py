@@ -72,6 +72,10 @@ TESTED = {
         ["test_page_proxy.py", "test_fonts.py", "test_seen_clips.py"],
         "works, can be read, is recognised",
     ),
+    "ONNX files: memory, endless loops, weights outside, foreign operators, damage": (
+        ["test_onnx_untrusted.py"],
+        "refused in one line by a process with limits of memory and time",
+    ),
     "foreign arrays, YAML and settings": (["test_hostile.py"], "refused, nothing executed"),
 }
 FUZZED = 2000  # inputs a property

@@ -22,6 +22,7 @@ from earshot.training import estimators
 CLASSES, SECONDS, RATE = 50, 5.0, 44100  # ESC-50's
 AST = {"pooled": (768, 1, 1), "frames": (768, 1, 101), "tokens": (768, 12, 101)}  # of the published sizes
 ENCODEC = {"latents": (128, 1, 75), "codes": (2, 1, 75)}  # a second of it, at 1.5 kbit/s
+ONNX = {"perch": {"pooled": (1536, 1, 1)}, "birdnet": {"pooled": (1024, 1, 1)}}  # by cache
 
 
 @dataclasses.dataclass
@@ -63,6 +64,8 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
     module = extractors.load_module(features["extractor"])
     if features["extractor"] == "ast":
         return AST
+    if features["extractor"] == "onnx":
+        return ONNX[features["cache"]]
     known = {f.name for f in dataclasses.fields(module.Settings)}
     settings = config.replace_defaults(
         module.Settings(), {k: v for k, v in features.items() if k in known}, "features"

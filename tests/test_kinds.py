@@ -36,6 +36,7 @@ def test_known_views_derive_to_what_extractors_declare(name: str) -> None:
     shapes = {
         ("ast", "frames"): sequence,
         ("hf", "frames"): sequence,
+        ("onnx", "frames"): sequence,
         ("efficientat", "frames"): (384, 4, 16),
         ("efficientat", "spectrogram"): (1, 128, 501),
     }

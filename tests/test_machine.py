@@ -171,6 +171,12 @@ def test_packages(monkeypatch, tmp_path: Path) -> None:
     assert (
         "--no-index" in asked[0] and str(wheels) in asked[0] and not any("torch" in part for part in asked[0])
     )
+    have["onnxruntime"] = None
+    (wheels / "requirements.txt").write_text(
+        "onnxruntime==1.20.0\ntyro==0.9\nevil @ https://evil.test/a.zip\n"
+    )
+    assert packages.install() == ["packages: installed tyro, kaggle, onnxruntime (from attached wheels)"]
+    assert "onnxruntime==1.20.0" in asked[1] and not any("evil" in part for part in asked[1])
     have["torch"] = None
     with pytest.raises(UserError, match="torch is not installed.*Python image"):
         packages.install()

@@ -4,6 +4,7 @@ not at hand."""
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import tiny_encoders
 import torch
 from conftest import read_csv
 from test_encodec import tiny
+from tiny_onnx import export_stand_ins
 
 import get_features
 import train
@@ -28,6 +30,7 @@ REDUCED = {
     "ast_finetune": {**AST, "weights": "AST"},
     "ast_linear": {},
     "audio_cnn": SMALL_CNN,
+    "birdnet": {},
     "convnext_ggcn": {
         "depths": [1, 1],
         "dims": [8, 12],
@@ -63,6 +66,7 @@ REDUCED = {
     "logistic": {},
     "mlp": {"hidden": [8]},
     "patches": {"words": 10},
+    "perch": {},
     "sample": {},
     "small_cnn": SMALL_CNN,
     "svm": {},
@@ -109,6 +113,8 @@ def bench(esc10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ASTFeatureExtractor(max_length=frames).save_pretrained(folder / name)
     tiny(folder / "ENCODEC")
     tiny_encoders.save("wavlm", folder / "WAVLM")
+    if all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime")):
+        export_stand_ins(folder)
     return folder
 
 
@@ -122,6 +128,8 @@ def test_recipe_end_to_end(
 ) -> None:
     monkeypatch.chdir(bench)
     recipe = load_recipe(name)
+    if recipe.features.get("extractor") == "onnx":
+        pytest.importorskip("onnxruntime", reason="pip install -r requirements-onnx.txt")
     wanted = recipe.features.get("extractor")
     weights = {"ast": ["--weights", "AST"], "encodec": ["--weights", "ENCODEC"]}.get(wanted, [])
     extraction = ["--recipe", name] if wanted else ["--extractor", "logmel", "--cache", "plain"]

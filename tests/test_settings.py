@@ -168,6 +168,7 @@ def shapes_of(extractor: str | None, features: dict) -> dict[str, tuple]:
         "ast": ast,
         "efficientat": efficientat,
         "encodec": {"latents": (128, 1, 375)},
+        "onnx": {"pooled": (1024, 1, 1)},
         "waveform": {"wave": (1, 1, 22050)},
         "fbank": {"fbank": (1, 128, 1024)},
         None: {**ast, "mel": (1, 64, 250)},

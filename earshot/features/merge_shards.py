@@ -37,7 +37,9 @@ def merge(plan: Plan, shards: list[Shard]) -> None:
     competition, folder = plan.competition, plan.folder
     bad_audio = [list(row) for row in competition.missing]
     meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _list_versions(plan)}
-    kinds = extractors.load_module(plan.extractor).Extractor.choose_views(plan.settings)
+    declared = extractors.load_module(plan.extractor).Extractor.choose_views(plan.settings)
+    made = shards[0].read().views  # weights may lack some of the views
+    kinds = {view: kind for view, kind in declared.items() if view in made}
     meta["kinds"] = kinds
     splits: dict[str, dict[str, int]] = {}
     augmented: dict[str, dict[str, int]] = {}

@@ -17,6 +17,7 @@ from earshot.core import kaggle_paths
 from earshot.core.errors import UserError
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
+LIST = "requirements.txt"  # beside wheels: the packages that `earshot.kaggle bundle` put there
 # pictures, up- and downloads: not needed for features, training and submissions
 OPTIONAL = ("matplotlib", "kaggle", "six")
 # Kaggle's own are built for its driver: others may not run there
@@ -44,8 +45,14 @@ def find_version(name: str) -> str | None:
 
 
 def find_missing_packages() -> list[Any]:
-    """The requirements that are not installed."""
-    return [requirement for requirement in read_requirements() if find_version(requirement.name) is None]
+    """The requirements that are not installed, and what else the attached wheels were bundled for."""
+    own = read_requirements()
+    names = {requirement.name for requirement in own}
+    for folder in find_wheels():
+        if (folder / LIST).is_file():
+            bundled = read_requirements(folder / LIST)
+            own += [one for one in bundled if one.name not in names and not one.url]
+    return [requirement for requirement in own if find_version(requirement.name) is None]
 
 
 def find_unfit() -> list[tuple[Any, str]]:
