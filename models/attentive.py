@@ -18,20 +18,20 @@ from .maps import Input
     about="learned queries weigh the tokens of an encoder (attention pooling), then one linear layer",
 )
 class Attentive(Head):
-    """Standardised tokens, weighted means by learned queries, a projection of each, LayerNorm, one linear layer.
+    """Standardised tokens, means weighted by learned queries, a projection of each, LayerNorm, linear layer.
 
-    A mean weighs all tokens alike. Here each query learns which tokens count (pooling by multihead attention, Lee
-    et al. 2019). Keys need no projection, because a learned query times a projection is a learned query, and
-    values are projected after the mean, which is the same and takes a fraction of the time. Every cell of a grid
-    is a token; of a spectrogram every frame is one, with its frequencies as channels.
+    A mean weighs all tokens alike. Here each query learns which tokens count (pooling by multihead attention,
+    Lee et al. 2019). Keys need no projection, because a learned query times a projection is a learned query.
+    Values are projected after the mean, which is the same and takes a fraction of the time. Every cell of a
+    grid is a token; of a spectrogram every frame is one, with its frequencies as channels.
 
     Args:
         input_shape: (D, F, T).
         num_classes: width of the logits.
         queries: number of learned queries; divides `dim`.
         dim: width of all projections together, dim / queries each.
-        layers: the grid's F axis holds layers of an encoder (view `layers`): learn softmax weights of the layers
-            and sum them up, as SUPERB does (Yang et al. 2021).
+        layers: the grid's F axis holds layers of an encoder (view `layers`): learn softmax weights of the
+            layers and sum them up, as SUPERB does (Yang et al. 2021).
         dropout: rate before the linear layer.
     """
 

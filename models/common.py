@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from . import HeadError
 
-
 POOLS = ("mean", "mean_max", "mean_std", "mean_max_std")  # what heads offer as their option `pool`
 
 
@@ -88,7 +87,7 @@ def pool_map(x: Tensor, mask: Tensor | None = None, how: str = "mean") -> Tensor
     Args:
         x: (B, C, F, T).
         mask: (B, T), True where real, at least once a row; None: all are.
-        how: which of "mean", "max" and "std" (the population's), joined by "_" and concatenated in this order.
+        how: which of "mean", "max" and "std" (the population's), joined by "_"; concatenated in this order.
     Returns:
         (B, C) for each of them.
     """

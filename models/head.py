@@ -51,9 +51,10 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def set_prior(self, logits: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
-        """Start at the class prior: called once before training, after `adapt`, in evaluation mode. Default: it
-        becomes the bias of the last layer, of which only pooling may follow; without such a layer nothing is
-        changed.
+        """Start at the class prior: called once before training, after `adapt`, in evaluation mode.
+
+        Default: it becomes the bias of the last layer, after which nothing but a mean over time may follow.
+        Heads without such a layer stay as they are.
 
         Args:
             logits: (num_classes,) of the class prior.
@@ -62,7 +63,8 @@ class Head(nn.Module):
         before, step = self(x, mask).float(), torch.linspace(1, 2, len(logits), device=logits.device)
         if before.shape != (len(x), len(logits)):
             return  # training refuses such a head, and says why
-        # The last layer mostly comes last. The trial spares each head a word about how it is built.
+        # Moved by a step, the bias of the last layer moves the logits by the same step: that finds it in any
+        # head. It mostly comes last.
         for bias in reversed([p for p in self.parameters() if p.requires_grad and p.shape == logits.shape]):
             start = bias.clone()
             bias.add_(step)

@@ -34,9 +34,7 @@ class SklearnHead(Head):
     is_sklearn = True
     weighted = True  # does `solve` take weights of the rows?
 
-    def __init__(
-        self, input_shape: tuple[int, int, int], num_classes: int, pool: str = "mean_max"
-    ) -> None:
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, pool: str = "mean_max") -> None:
         super().__init__()
         self.pool = check_pool(type(self).__name__.lower(), pool)
         channels, height, frames = input_shape

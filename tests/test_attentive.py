@@ -1,5 +1,5 @@
-"""Attention pooling by learned queries: what it computes, padding, an encoder's layers, and training where a mean
-loses the sound."""
+"""Attention pooling by learned queries: what it computes, padding, an encoder's layers, and training where a
+mean loses the sound."""
 
 from __future__ import annotations
 
@@ -90,8 +90,7 @@ def test_wrong_sizes_are_refused(options):
 
 
 def cues(folder: Path, clips: int = 240) -> Path:
-    """A cache whose classes differ in one token of 40, in any place; its first number marks it, the other tokens
-    are larger noise."""
+    """A cache whose classes differ in one token of 40, in any place; its first number marks it."""
     random, labels = np.random.default_rng(0), np.arange(clips) % 3
     frames = random.normal(size=(clips, 12, 1, 40))
     frames[:, :4] = 0.0
@@ -99,9 +98,7 @@ def cues(folder: Path, clips: int = 240) -> Path:
     frames[np.arange(clips), 0, 0, at] = 4.0
     frames[np.arange(clips), 4:, 0, at] = 0.0
     frames[np.arange(clips), 4 + labels, 0, at] = 1.5
-    made_cache.make(
-        folder, {"frames": (12, 1, 40)}, clips, train={"frames": frames.astype(np.float16)}
-    )
+    made_cache.make(folder, {"frames": (12, 1, 40)}, clips, train={"frames": frames.astype(np.float16)})
     return folder
 
 
@@ -121,7 +118,11 @@ def test_it_finds_what_a_mean_loses_and_goes_on_after_a_stop(tmp_path):
     script(*again, "--max-hours", "0.0000001", cwd=tmp_path)
     assert not (tmp_path / "runs" / "stopped" / "oof.csv").exists()
     script(*again, cwd=tmp_path)
-    whole, stopped = ((tmp_path / "runs" / name / "oof_last.csv").read_bytes() for name in ("attentive", "stopped"))
+    whole, stopped = (
+        (tmp_path / "runs" / name / "oof_last.csv").read_bytes() for name in ("attentive", "stopped")
+    )
     assert whole == stopped
-    line = refused(script("train.py", *flags, "--recipe", "attentive", "--head.queries", "5", cwd=tmp_path, ok=None))
+    line = refused(
+        script("train.py", *flags, "--recipe", "attentive", "--head.queries", "5", cwd=tmp_path, ok=None)
+    )
     assert "queries divides dim" in line

@@ -27,6 +27,7 @@ from earshot.training.trainer import Fold, Trainer
 # of heads whose defaults are too large to build in a test
 SMALL = {
     "ast": {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate": 32},
+    "attentive": {"dim": 48},
     "audio_cnn": {"channels": [16, 16], "blocks": [1, 1]},
     "causal_lm": {"channels": 16, "blocks": 2},
     "convnext1d": {"stem": 16, "channels": [16], "blocks": 1},

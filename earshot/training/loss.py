@@ -39,9 +39,10 @@ def balance_classes(rows: WindowDataset, which: np.ndarray) -> np.ndarray:
 
 
 def compute_prior_logits(rows: WindowDataset, which: np.ndarray, criterion: Criterion) -> np.ndarray:
-    """(classes,) float32 logits of the class prior of the given training rows, as the loss sees it: rows count by
-    their clips' weights, classes by theirs, and label smoothing lifts rare classes. If single-label, relative to
-    the most frequent class.
+    """(classes,) float32 logits of the class prior of the given training rows, as the loss sees it.
+
+    Rows count by their clips' weights, classes by theirs; label smoothing lifts rare classes. If
+    single-label, the logits are relative to the most frequent class.
     """
     # Half a clip more on either side: a class that no clip has, or all have, gets a finite logit.
     targets = rows.targets[rows.clip[which]].astype(np.float64)
@@ -74,9 +75,9 @@ class Criterion:
 
     `focal`: what is nearly right already counts less (Lin et al. 2017, gamma 2, no alpha: that is what
         `weights` are for).
-    `scale`: gradients are those of the loss times this. SGD's steps, unlike Adam's, are as long as the gradient:
-        the mean over a hundred classes would train each a hundredth as fast, and decay its weights a hundred
-        times as strongly. Twice the number of classes, because a sigmoid is a softmax over two logits.
+    `scale`: gradients are those of the loss times this. SGD's steps, unlike Adam's, are as long as the
+        gradient: the mean over a hundred classes would train each a hundredth as fast, and decay its weights
+        a hundred times as strongly. Twice the number of classes: a sigmoid is a softmax over two logits.
     """
 
     multilabel: bool
@@ -207,7 +208,8 @@ def accumulate_gradients(
     autocast: Any,
     scaler: torch.amp.GradScaler,
 ) -> Tensor:
-    """Add a batch's gradients, times the criterion's scale, to the head's, at most so many rows a pass; the whole batch's loss."""
+    """Add a batch's gradients, times the criterion's scale, to the head's, at most so many rows a pass; the
+    whole batch's loss."""
     passes = -(-len(targets) // max_rows)
     if passes == 1:
         with autocast:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from models import Head
 
 
-def build_optimizer(
-    head: Head, settings: TrainingFlags, decay_biases: bool = False
-) -> torch.optim.Optimizer:
+def build_optimizer(head: Head, settings: TrainingFlags, decay_biases: bool = False) -> torch.optim.Optimizer:
     """AdamW (SAM's too), Adam or SGD over all trainable parameters of a head, in groups of one learning rate,
     see `Head.scale_lr`, and of one weight decay.
 
