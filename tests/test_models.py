@@ -65,7 +65,7 @@ HEADS = {
         dict(widths=(8, 12), reduce=4, grid=(4, 6), d_model=16, layers=1, heads=2, feedforward=24),
     ),
     "token_transformer": ("token_transformer", dict(dim=16, layers=1, heads=2, feedforward=24)),
-    "attentive": ("attentive", dict(queries=2, dim=8)),
+    "attentive": ("attentive", dict(queries=4, dim=8)),
     "attentive-layers": ("attentive", dict(queries=2, dim=8, layers=True)),
     "linear-deviation": ("linear", dict(pool="mean_max_std")),
     "ast": ("ast", dict(hidden_size=16, layers=1, heads=2, intermediate=24)),
