@@ -390,6 +390,6 @@ def test_values_that_an_option_cannot_take(name, option, value, said):
 
 
 def test_true_and_false_also_as_numbers():
-    assert models.build("linear", (8, 1, 1), 3).config["options"] == {"dropout": 0.0}
+    assert models.build("linear", (8, 1, 1), 3).config["options"] == {"dropout": 0.0, "pool": "mean_max"}
     head = models.build("genre_cnn", (1, 16, 20), 3, channels=[4], hidden=[4], standardise=1)
     assert head.config["options"]["standardise"] is True
