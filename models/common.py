@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from . import HeadError
 
+POOLS = ("mean", "mean_max", "mean_std", "mean_max_std")  # what heads offer as their option `pool`
+
 
 class Standardise(nn.Module):
     """Subtract the training set's mean and divide by its standard deviation, feature by feature.
@@ -85,9 +87,9 @@ def pool_map(x: Tensor, mask: Tensor | None = None, how: str = "mean") -> Tensor
     Args:
         x: (B, C, F, T).
         mask: (B, T), True where real, at least once a row; None: all are.
-        how: "mean" or "mean_max" (mean and maximum, concatenated).
+        how: which of "mean", "max" and "std" (the population's), joined by "_"; concatenated in this order.
     Returns:
-        (B, C) or (B, 2C).
+        (B, C) for each of them.
     """
     if mask is None:
         mean = x.mean((2, 3))
@@ -96,12 +98,30 @@ def pool_map(x: Tensor, mask: Tensor | None = None, how: str = "mean") -> Tensor
         padding = ~mask.bool()[:, None, None, :]
         frames = mask.sum(1, keepdim=True) * x.shape[2]
         mean = x.masked_fill(padding, 0.0).sum((2, 3)) / frames
-        x = x.masked_fill(padding, float("-inf")) if how == "mean_max" else x
-    return torch.cat([mean, x.amax((2, 3))], dim=1) if how == "mean_max" else mean
+    if how == "mean":
+        return mean
+    pooled = [mean] if "mean" in how else []
+    if "max" in how:
+        pooled.append((x if mask is None else x.masked_fill(padding, float("-inf"))).amax((2, 3)))
+    if "std" in how:
+        squares = (x - mean[:, :, None, None]).square()
+        if mask is None:
+            variance = squares.mean((2, 3))
+        else:
+            variance = squares.masked_fill(padding, 0.0).sum((2, 3)) / frames
+        pooled.append((variance + 1e-8).sqrt())  # the root of 0 has no gradient
+    return torch.cat(pooled, dim=1)
 
 
-def pool_stats(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Turn a view into one vector a clip: itself where it is a vector, else mean and maximum of each channel.
+def check_pool(name: str, how: str) -> str:
+    """A head's option `pool`, one of POOLS; HeadError if it is another."""
+    if how not in POOLS:
+        raise HeadError(f"{name}: option pool is one of {', '.join(POOLS)}, not {how!r}")
+    return how
+
+
+def pool_stats(x: Tensor, mask: Tensor | None = None, how: str = "mean_max") -> Tensor:
+    """Turn a view into one vector a clip: itself where it is a vector, else statistics of each channel.
 
     A view of one channel over several frequencies (a spectrogram) keeps its frequencies as channels and is
     pooled over time only: pooled over both it would be two numbers.
@@ -109,23 +129,25 @@ def pool_stats(x: Tensor, mask: Tensor | None = None) -> Tensor:
     Args:
         x: (B, D, F, T).
         mask: (B, T), True where real; None: all are.
+        how: see `pool_map`; by default mean and maximum.
     Returns:
-        (B, D) where F = T = 1; (B, 2F) where D = 1 < F; else (B, 2D). `count_stats` tells the width.
+        (B, D) where F = T = 1; (B, F) for each statistic where D = 1 < F; else (B, D) for each. `count_stats`
+        tells the width.
     """
     channels, height, frames = x.shape[1:]
     if height == frames == 1:
         return x.flatten(1)
     if channels == 1:
         x = x.transpose(1, 2)
-    return pool_map(x, mask, "mean_max")
+    return pool_map(x, mask, how)
 
 
-def count_stats(input_shape: tuple[int, int, int]) -> int:
+def count_stats(input_shape: tuple[int, int, int], how: str = "mean_max") -> int:
     """The width of `pool_stats` for a view of shape (D, F, T)."""
     channels, height, frames = input_shape
     if height == frames == 1:
         return channels
-    return 2 * (height if channels == 1 else channels)
+    return len(how.split("_")) * (height if channels == 1 else channels)
 
 
 def pool_mask(mask: Tensor, stride: int) -> Tensor:

@@ -79,6 +79,11 @@ class Ensemble(Head):
         for head in self.heads:
             head.load_pretrained(load)
 
+    def set_prior(self, logits: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
+        """Start each member at the class prior."""
+        for head in self.heads:
+            head.set_prior(logits, x, mask)
+
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Compute the members' statistics of the training set."""
         batches = list(batches)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 LoadNetwork = Callable[[str, str], nn.Module]
@@ -59,6 +60,31 @@ class Head(nn.Module):
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Compute statistics of the training set's (x, mask) into buffers: called once before training.
         Default: none."""
+
+    @torch.no_grad()
+    def set_prior(self, logits: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
+        """Start at the class prior: called once before training, after `adapt`, in evaluation mode.
+
+        Default: it becomes the bias of the last layer, after which nothing but a mean over time may follow.
+        Heads without such a layer stay as they are.
+
+        Args:
+            logits: (num_classes,) of the class prior.
+            x: (B, D, F, T), a few training clips, and mask (B, T): they show which bias is the last layer's.
+        """
+        before, step = self(x, mask).float(), torch.linspace(1, 2, len(logits), device=logits.device)
+        if before.shape != (len(x), len(logits)):
+            return  # training refuses such a head, and says why
+        # Moved by a step, the bias of the last layer moves the logits by the same step: that finds it in any
+        # head. It mostly comes last.
+        for bias in reversed([p for p in self.parameters() if p.requires_grad and p.shape == logits.shape]):
+            start = bias.clone()
+            bias.add_(step)
+            moved = self(x, mask).float() - before
+            bias.copy_(start)
+            if torch.allclose(moved, step.expand_as(moved), rtol=1e-2):
+                bias.copy_(logits)
+                return
 
     def loss(self, batch: dict[str, Any], criterion: Callable[..., Tensor]) -> Tensor:
         """The loss of a batch, a scalar. Default: the criterion of the logits.

@@ -28,6 +28,7 @@ class KNN(SklearnHead):
         temperature: of the neighbours' weights.
         rows: training vectors kept; set by the fit.
         multilabel: may a clip have several labels? Set by the fit.
+        pool: statistics over time, except of a spectrogram: mean, mean_max, mean_std or mean_max_std.
     """
 
     weighted = False
@@ -41,8 +42,9 @@ class KNN(SklearnHead):
         temperature: float = 0.1,
         rows: int = 0,
         multilabel: bool = False,
+        pool: str = "mean_max",
     ) -> None:
-        super().__init__(input_shape, num_classes)
+        super().__init__(input_shape, num_classes, pool)
         if k < 1 or not temperature > 0 or rows < 0:
             raise HeadError(
                 f"knn: k is at least 1, temperature above 0 and rows at least 0, not {k}, {temperature}, "

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from . import register
-from .common import Standardise, count_stats, pool_stats
+from .common import Standardise, check_pool, count_stats, pool_stats
 from .head import Head
 
 
 @register(
     "linear",
     kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
-    about="logistic regression on the embedding, or on mean and maximum over time",
+    about="logistic regression on the embedding, or on statistics over time",
 )
 class Linear(Head):
     """Pool, standardise, one linear layer.
@@ -27,11 +27,20 @@ class Linear(Head):
         input_shape: (D, F, T); see `common.pool_stats` for what is pooled.
         num_classes: width of the logits.
         dropout: rate on the standardised features.
+        pool: statistics of the real frames: mean, mean_max, mean_std or mean_max_std.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        dropout: float = 0.0,
+        pool: str = "mean_max",
+    ) -> None:
         super().__init__()
-        width = count_stats(input_shape)
+        self.pool = check_pool("linear", pool)
+        width = count_stats(input_shape, pool)
         self.standardise = Standardise(width)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(width, num_classes)
@@ -42,8 +51,11 @@ class Linear(Head):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
-        return self.fc(self.dropout(self.standardise(pool_stats(x, mask))))
+        return self.fc(self.dropout(self.standardise(self._pool(x, mask))))
 
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Take the mean and deviation of the pooled features from the training set's (x, mask)."""
-        self.standardise.fit(pool_stats(x, mask) for x, mask in batches)
+        self.standardise.fit(self._pool(x, mask) for x, mask in batches)
+
+    def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return pool_stats(x, mask, self.pool)

@@ -24,10 +24,18 @@ class Logistic(SklearnHead):
         input_shape: (D, F, T); `sklearn_head.SklearnHead` says how it becomes a vector.
         num_classes: width of the logits.
         c: inverse strength of the L2 penalty on the standardised features.
+        pool: statistics over time, except of a spectrogram: mean, mean_max, mean_std or mean_max_std.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, c: float = 0.1) -> None:
-        super().__init__(input_shape, num_classes)
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        c: float = 0.1,
+        pool: str = "mean_max",
+    ) -> None:
+        super().__init__(input_shape, num_classes, pool)
         if not 0 < c < float("inf"):
             raise HeadError(f"logistic: c is above 0, not {c}")
         self.c = c

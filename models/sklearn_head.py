@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .common import Standardise, count_stats, pool_stats
+from .common import Standardise, check_pool, count_stats, pool_stats
 from .functionals import Functionals
 from .head import Head
 
@@ -28,20 +28,22 @@ class SklearnHead(Head):
     Args:
         input_shape: (D, F, T).
         num_classes: width of the logits.
+        pool: statistics of the real frames of other views than spectrograms, see `common.pool_stats`.
     """
 
     is_sklearn = True
     weighted = True  # does `solve` take weights of the rows?
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, pool: str = "mean_max") -> None:
         super().__init__()
+        self.pool = check_pool(type(self).__name__.lower(), pool)
         channels, height, frames = input_shape
         self.classes = num_classes
         self.functionals = (
             Functionals(input_shape, num_classes) if channels == 1 and height > 1 and frames > 1 else None
         )
         if self.functionals is None:
-            width = count_stats(input_shape)
+            width = count_stats(input_shape, pool)
         else:
             width = self.functionals.standardise.mean.numel()
             # only its statistics are used
@@ -54,7 +56,7 @@ class SklearnHead(Head):
         return (
             self.functionals.compute_statistics(x, mask)
             if self.functionals is not None
-            else pool_stats(x, mask)
+            else pool_stats(x, mask, self.pool)
         )
 
     def compute_standardised(self, x: Tensor, mask: Tensor | None) -> Tensor:

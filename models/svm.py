@@ -38,6 +38,7 @@ class SVM(SklearnHead):
         c: inverse strength of the penalty.
         gamma: of the kernel exp(-gamma |x - y|^2 / width).
         rows: training vectors kept; set by the fit.
+        pool: statistics over time, except of a spectrogram: mean, mean_max, mean_std or mean_max_std.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class SVM(SklearnHead):
         c: float = 3.0,
         gamma: float = 1.0,
         rows: int = 0,
+        pool: str = "mean_max",
     ) -> None:
-        super().__init__(input_shape, num_classes)
+        super().__init__(input_shape, num_classes, pool)
         if not (0 < c < float("inf") and 0 < gamma < float("inf") and rows >= 0):
             raise HeadError(f"svm: c and gamma are above 0 and rows at least 0, not {c}, {gamma}, {rows}")
         self.c, self.gamma = c, gamma

@@ -159,11 +159,11 @@ def test_pretrained_weights_are_loaded_once(tmp_path):
 
         def load_pretrained(self, load):
             type(self).loads += 1
-            self.outer.bias.data.fill_(7.0)
+            self.inner.bias.data.fill_(7.0)
 
     made = fit(tmp_path, Pretrained(), TrainingFlags(epochs=2, ema=0.5))
     assert (
-        Pretrained.loads == 1 and (made.head.outer.bias == 7).all() and (made.predictor.outer.bias == 7).all()
+        Pretrained.loads == 1 and (made.head.inner.bias == 7).all() and (made.predictor.inner.bias == 7).all()
     )
     assert made.head.adapted == 1 and torch.equal(made.predictor.mean, made.head.mean)
     assert not made.fit(str, StopsAt(1), 0)
@@ -171,7 +171,7 @@ def test_pretrained_weights_are_loaded_once(tmp_path):
     assert (
         Pretrained.loads == 1
         and (again.progress.epoch, again.progress.step) == (0, 1)
-        and (again.head.outer.bias != 7).all()
+        and (again.head.inner.bias != 7).all()
     )
 
 
@@ -259,6 +259,8 @@ def test_copies_are_trained_on_and_never_validated(tmp_path):
         FoldFolder(tmp_path),
         CPU,
     )
+    assert head.asked == {0, 1, 2}, "two training clips show where the prior goes"
+    head.asked.clear()
     made.fit(str, NEVER, 0)
     assert head.asked == {1} and head.trained == {0, 10, 20, 2, 22, 3, 13, 23}, (
         "12 is mixed with the clip in validation"

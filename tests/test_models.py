@@ -65,6 +65,9 @@ HEADS = {
         dict(widths=(8, 12), reduce=4, grid=(4, 6), d_model=16, layers=1, heads=2, feedforward=24),
     ),
     "token_transformer": ("token_transformer", dict(dim=16, layers=1, heads=2, feedforward=24)),
+    "attentive": ("attentive", dict(queries=4, dim=8)),
+    "attentive-layers": ("attentive", dict(queries=2, dim=8, layers=True)),
+    "linear-deviation": ("linear", dict(pool="mean_max_std")),
     "ast": ("ast", dict(hidden_size=16, layers=1, heads=2, intermediate=24)),
 }
 head_cases = pytest.mark.parametrize("case", HEADS)
@@ -215,6 +218,8 @@ def test_a_mask_of_all_frames_is_no_mask(case, view):
         "timm",
         "inception_transformer",
         "token_transformer",
+        "attentive",
+        "linear-deviation",
     ],
 )
 @pytest.mark.parametrize("view", ["mel", "frames", "efficientat frames"])
@@ -385,6 +390,6 @@ def test_values_that_an_option_cannot_take(name, option, value, said):
 
 
 def test_true_and_false_also_as_numbers():
-    assert models.build("linear", (8, 1, 1), 3).config["options"] == {"dropout": 0.0}
+    assert models.build("linear", (8, 1, 1), 3).config["options"] == {"dropout": 0.0, "pool": "mean_max"}
     head = models.build("genre_cnn", (1, 16, 20), 3, channels=[4], hidden=[4], standardise=1)
     assert head.config["options"]["standardise"] is True

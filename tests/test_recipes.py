@@ -47,6 +47,7 @@ REDUCED = {
         "graph": 6,
         "hidden": [8],
     },
+    "attentive": {"queries": 2, "dim": 8},
     "crnn": {"channels": [4, 6], "hidden": 6},
     "esc50_causal_lm": {"channels": 12, "blocks": 2, "kernel": 9},
     "esc50_convnext1d": {"stem": 6, "channels": [8, 12], "blocks": 1},

@@ -38,6 +38,36 @@ def balance_classes(rows: WindowDataset, which: np.ndarray) -> np.ndarray:
     return (counts > 0) * counts.sum() / (np.count_nonzero(counts) * at_least_one)
 
 
+def compute_prior_logits(rows: WindowDataset, which: np.ndarray, criterion: Criterion) -> np.ndarray:
+    """(classes,) float32 logits of the class prior of the given training rows, as the loss sees it.
+
+    Rows count by their clips' weights, classes by theirs; label smoothing lifts rare classes. If
+    single-label, the logits are relative to the most frequent class.
+    """
+    # Half a clip more on either side: a class that no clip has, or all have, gets a finite logit.
+    targets = rows.targets[rows.clip[which]].astype(np.float64)
+    row_weights = np.ones(len(which)) if rows.weights is None else rows.weights[rows.clip[which]]
+    counts, total = row_weights @ targets + 0.5, float(row_weights.sum()) + 1
+    weights = 1.0 if criterion.weights is None else criterion.weights.double().cpu().numpy()
+    smoothing = criterion.smoothing
+    if rows.multilabel:
+        prior = counts / total * (1 - smoothing) + smoothing / 2
+        logits = np.log(prior / (1 - prior)) + np.log(np.maximum(weights, 1e-3))
+    else:
+        counts = counts * weights
+        prior = counts / counts.sum() * (1 - smoothing) + smoothing / len(counts)
+        logits = np.log(np.maximum(prior / prior.max(), 1e-6))
+    return logits.astype(np.float32)
+
+
+def start_at_prior(head: Head, criterion: Criterion, rows: WindowDataset, which: np.ndarray) -> None:
+    """Set a fresh head's output biases to the class prior of the given training rows."""
+    logits = torch.from_numpy(compute_prior_logits(rows, which, criterion)).to(rows.device)
+    head.eval()
+    head.set_prior(logits, *rows.load_batch(which[:2]))
+    head.train()
+
+
 @dataclass
 class Criterion:
     """Loss of a batch. `weights` (classes,) or None; `smoothing` is the share of a target that is spread over
@@ -45,12 +75,16 @@ class Criterion:
 
     `focal`: what is nearly right already counts less (Lin et al. 2017, gamma 2, no alpha: that is what
         `weights` are for).
+    `scale`: gradients are those of the loss times this. SGD's steps, unlike Adam's, are as long as the
+        gradient: the mean over a hundred classes would train each a hundredth as fast, and decay its weights
+        a hundred times as strongly. Twice the number of classes: a sigmoid is a softmax over two logits.
     """
 
     multilabel: bool
     smoothing: float
     weights: Tensor | None
     focal: bool = False
+    scale: float = 1.0
 
     @classmethod
     def from_rows(cls, rows: WindowDataset, which: np.ndarray, settings: TrainingFlags) -> Criterion:
@@ -58,7 +92,9 @@ class Criterion:
         weights = None
         if settings.class_weights != "none":
             weights = torch.tensor(balance_classes(rows, which), dtype=torch.float32, device=rows.device)
-        return cls(rows.multilabel, settings.label_smoothing, weights, settings.loss == "focal")
+        scale = 2 * rows.targets.shape[1] if rows.multilabel and settings.optimizer == "sgd" else 1
+        focal = settings.loss == "focal"
+        return cls(rows.multilabel, settings.label_smoothing, weights, focal, scale)
 
     def __call__(
         self,
@@ -172,12 +208,13 @@ def accumulate_gradients(
     autocast: Any,
     scaler: torch.amp.GradScaler,
 ) -> Tensor:
-    """Add a batch's gradients to the head's, at most so many rows a pass; the whole batch's loss."""
+    """Add a batch's gradients, times the criterion's scale, to the head's, at most so many rows a pass; the
+    whole batch's loss."""
     passes = -(-len(targets) // max_rows)
     if passes == 1:
         with autocast:
             loss = compute_loss(head, criterion, batch, targets)
-        scaler.scale(loss).backward()
+        scaler.scale(criterion.scale * loss).backward()
         return loss.detach()
     total, plain = torch.zeros((), device=targets.device), batch.get("plain_targets")
     whole_batch = WholeBatch(
@@ -189,6 +226,6 @@ def accumulate_gradients(
         pass_batch = {name: v if v is None else v[part] for name, v in batch.items()}
         with autocast:
             loss = compute_loss(head, criterion, pass_batch, targets[part], whole_batch)
-        scaler.scale(loss).backward()
+        scaler.scale(criterion.scale * loss).backward()
         total += loss.detach()
     return total

@@ -21,7 +21,7 @@ from earshot.core.errors import UserError
 from earshot.core.seeding import derive_seed, reseed
 from earshot.training import augment, metrics, optim, precision, window_pooling
 from earshot.training.dataset import Batch, WindowDataset
-from earshot.training.loss import Criterion, accumulate_gradients
+from earshot.training.loss import Criterion, accumulate_gradients, start_at_prior
 from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
 from earshot.training.predict import predict
 from earshot.training.progress import LONG_EPOCH, EpochLog, Fold, Progress, format_ids, get_score
@@ -67,13 +67,11 @@ class Trainer:
         # Every epoch has as many rows as the first, so the schedule can be laid out beforehand.
         self.rows_per_epoch = len(labelled) + len(self._sample_unlabelled(1))
         self.steps = max(1, -(-self.rows_per_epoch // settings.batch_size))
-        self.optimizer = optim.build_optimizer(self.head, settings)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.schedule = optim.build_schedule(self.optimizer, settings, self.steps)
+        self._build_optimizer()
         self.scaler = torch.amp.GradScaler(device.name.split(":")[0], enabled=device.precision == "fp16")
         self.autocast, self.augmented = get_autocast(device), augment.is_enabled(settings)
         self.micro = settings.batch_size  # rows per forward pass; smaller once memory ran out
-        self.criterion = Criterion.from_rows(rows, labelled, settings)
+        self.criterion, self.labelled = Criterion.from_rows(rows, labelled, settings), labelled
         self.progress = Progress()
         self.unsaved_best: dict[str, Tensor] | None = None
         self._best_buffer: dict[str, Tensor] | None = None
@@ -82,10 +80,16 @@ class Trainer:
         if not self._resume():
             self._begin()
 
+    def _build_optimizer(self, decay_biases: bool = False) -> None:
+        self.optimizer = optim.build_optimizer(self.head, self.settings, decay_biases)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.schedule = optim.build_schedule(self.optimizer, self.settings, self.steps)
+
     def _begin(self) -> None:
-        """Prepare a fresh head: pretrained weights, the training set's statistics."""
+        """Prepare a fresh head: pretrained weights, the training set's statistics and class prior."""
         self.head.load_pretrained(extractors.load_network)
         self.head.adapt(self.rows.iterate_batches(self.rows.add_copies(self.train_rows), 256))
+        start_at_prior(self.head, self.criterion, self.rows, self.labelled)
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop_share < 1:
@@ -126,6 +130,10 @@ class Trainer:
         weights, optimizer, state = saved
         self.predictor.load_state_dict(weights)
         if optimizer is not None:
+            if len(state["optimizer"]["groups"]) != len(self.optimizer.param_groups):
+                # begun by an earlier version: it goes on as it began
+                self._build_optimizer(decay_biases=True)
+                self.criterion.scale = 1.0
             if self.average:
                 raw = {
                     name.removeprefix(RAW): optimizer.pop(name)
