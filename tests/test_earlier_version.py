@@ -11,7 +11,6 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import ROOT, make_competition, script
 
@@ -122,14 +121,4 @@ def test_what_is_unfinished_is_finished_the_same(left: Path) -> None:
     assert (run / "fold_0" / "last").exists() and not (run / "oof.csv").exists()
     script("train.py", *TRAIN, cwd=home)
     for name in ("oof.csv", "oof_last.csv"):
-        mine, its = (pd.read_csv(at / "runs" / "r" / name) for at in (home, whole))
-        assert (
-            list(mine) == list(its)
-            and (mine["id"] == its["id"]).all()
-            and (mine["fold"] == its["fold"]).all()
-        )
-        begun = mine["fold"] == 0
-        assert begun.any() and mine[begun].equals(its[begun]), "the fold that was begun ends as it would have"
-        # today's start and decay of biases are others: folds that were not begun end nearby
-        kinds = list(mine)[3:]
-        np.testing.assert_allclose(mine[kinds], its[kinds], atol=0.05)
+        assert (run / name).read_bytes() == (whole / "runs" / "r" / name).read_bytes()

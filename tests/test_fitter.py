@@ -93,7 +93,7 @@ BUSY = TrainingFlags(
     gain=1.0,
     label_smoothing=0.1,
     clip_grad=1.0,
-    seed=5,
+    seed=3,
 )
 
 
@@ -124,9 +124,9 @@ def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, optimizer, schedule):
         assert found[2:] == whole[2:]
         for one, other in zip(found[:2], whole[:2], strict=True):
             assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert whole[0]["mean"].abs().sum() > 0
-    # the best epoch is the last one by sgd, an earlier one by the others
-    assert torch.equal(whole[0]["inner.weight"], whole[1]["inner.weight"]) == (optimizer == "sgd")
+    assert whole[0]["mean"].abs().sum() > 0 and not torch.equal(
+        whole[0]["inner.weight"], whole[1]["inner.weight"]
+    )
 
 
 def test_another_seed_or_fold_is_another_outcome(tmp_path):

@@ -268,20 +268,9 @@ def test_optimisers_are_what_they_say():
     )
     head = Net(nn.Linear(2, 2))
     head[0].bias.requires_grad_(False)
-    groups = optim.build_optimizer(head, TrainingFlags()).param_groups
-    assert sum(p.numel() for group in groups for p in group["params"]) == 4, "frozen ones stay"
-
-
-@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
-def test_biases_are_not_decayed(kind):
-    head = Net(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
-    optimizer = optim.build_optimizer(head, TrainingFlags(optimizer=kind, lr=0.1, weight_decay=0.5))
-    before = {name: p.clone() for name, p in head.named_parameters()}
-    for parameter in head.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    same = {name for name, p in head.named_parameters() if torch.equal(p, before[name])}
-    assert same == {"0.bias", "1.weight", "1.bias", "2.bias"}
+    assert (
+        sum(p.numel() for p in optim.build_optimizer(head, TrainingFlags()).param_groups[0]["params"]) == 4
+    ), "frozen ones stay"
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine", "step", "constant"])
@@ -296,19 +285,16 @@ def test_a_head_scales_the_learning_rate_of_its_parameters(schedule):
     plan = optim.build_schedule(optimizer, settings, 4)
     highest = []
     for _ in range(12):
-        (low, low_bias), (high, high_bias) = (
-            [group["lr"] for group in optimizer.param_groups[first : first + 2]] for first in (0, 2)
-        )
-        assert (low, high) == (low_bias, high_bias)
+        low, high = (group["lr"] for group in optimizer.param_groups)
         assert low == pytest.approx(0.25 * high), "over the whole course"
         highest.append(high)
         optimizer.step()
         plan.step()
     assert max(highest) == pytest.approx(0.2)
-    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1, 1, 1]
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
     tensors, rest = optim.pack_state(optimizer)
     optim.restore_state(optimizer, tensors, rest)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.25 * optimizer.param_groups[2]["lr"])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.25 * optimizer.param_groups[1]["lr"])
 
 
 def test_map_macro_of_one_label_is_that_of_each_class_against_the_rest():

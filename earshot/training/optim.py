@@ -19,23 +19,14 @@ if TYPE_CHECKING:
     from models import Head
 
 
-def build_optimizer(head: Head, settings: TrainingFlags, decay_biases: bool = False) -> torch.optim.Optimizer:
+def build_optimizer(head: Head, settings: TrainingFlags) -> torch.optim.Optimizer:
     """AdamW (SAM's too), Adam or SGD over all trainable parameters of a head, in groups of one learning rate,
-    see `Head.scale_lr`, and of one weight decay.
-
-    Args:
-        decay_biases: also decay biases and scales, as earlier versions did. A decayed bias would make rare
-            classes too probable.
-    """
+    see `Head.scale_lr`."""
     by_factor = defaultdict(list)
     for name, parameter in head.named_parameters():
         if parameter.requires_grad:
-            decay = settings.weight_decay if parameter.ndim > 1 or decay_biases else 0.0
-            by_factor[head.scale_lr(name), decay].append(parameter)
-    parameters = [
-        {"params": group, "lr": settings.lr * factor, "weight_decay": decay}
-        for (factor, decay), group in by_factor.items()
-    ]
+            by_factor[head.scale_lr(name)].append(parameter)
+    parameters = [{"params": group, "lr": settings.lr * factor} for factor, group in by_factor.items()]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
             parameters,
