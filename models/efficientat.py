@@ -106,6 +106,10 @@ class EfficientAT(Head):
             )
         if network not in NETWORKS:
             raise HeadError(f"efficientat: option network is one of {', '.join(NETWORKS)}, not {network!r}")
+        if not (weights is None or isinstance(weights, str) and weights):
+            raise HeadError(
+                f"efficientat: option weights is null, published, or a file or folder, not {weights!r}"
+            )
         if not (math.isfinite(backbone_lr) and backbone_lr >= 0 and 0 < lr_decay <= 1):
             raise HeadError(
                 f"efficientat: option backbone_lr is a number from 0 and lr_decay one above 0, up to 1, not "
@@ -126,12 +130,10 @@ class EfficientAT(Head):
         last, mine = "classifier.3.", self.network.state_dict()
         state |= {key: value for key, value in mine.items() if key.startswith(last)}
         if any(state[key].shape != value.shape for key, value in mine.items()):
-            fitting = [
-                name for name in NETWORKS if count_channels(name) == len(state["features.16.0.weight"])
-            ]
+            channels = len(state["features.16.0.weight"])
+            fitting = next(known for known in NETWORKS if count_channels(known) == channels)
             raise HeadError(
-                f"efficientat: the weights {name} are not of {self.network_name}: set --head.network "
-                f"{fitting[0] if fitting else '(none of the published ones fits)'}"
+                f"efficientat: the weights {name} are not of {self.network_name}: set --head.network {fitting}"
             )
         self.network.load_state_dict(state)
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import HeadError, build, register
-from .head import Head, LoadNetwork
+from . import HeadError, build, complete_options, get_needs, register
+from .head import DescribeNetwork, Head, LoadNetwork
+
+
+def find_needs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the members' weights require of the view."""
+    members = [member for member in options.get("members") or () if isinstance(member, dict)]
+    return {
+        key: value
+        for member in members
+        if "name" in member
+        for key, value in get_needs(member["name"], member).items()
+    }
 
 
 @register(
     "ensemble",
     kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="several heads trained side by side, their logits averaged (deep ensemble)",
+    needs=find_needs,
 )
 class Ensemble(Head):
     """Members train on the same batches, each with its own loss; the output is the mean of their logits.
@@ -73,6 +85,25 @@ class Ensemble(Head):
             for head, augmented in zip(self.heads, self.augmented, strict=True)
         ]
         return torch.stack(losses).mean()
+
+    @classmethod
+    def complete_options(cls, options: dict[str, Any], describe_network: DescribeNetwork) -> dict[str, Any]:
+        """See `Head.complete_options`; each member's own."""
+        members = options.get("members")
+        if not isinstance(members, (list, tuple)):
+            return options
+        completed = [
+            complete_options(member["name"], member, describe_network)
+            if isinstance(member, dict) and "name" in member
+            else member
+            for member in members
+        ]
+        return {**options, "members": completed}
+
+    def scale_lr(self, parameter: str) -> float:
+        """See `Head.scale_lr`; each member's own."""
+        _, number, name = parameter.split(".", 2)
+        return self.heads[int(number)].scale_lr(name)
 
     def load_pretrained(self, load: LoadNetwork) -> None:
         """Load the members' pretrained weights."""

@@ -101,6 +101,7 @@ def test_learning_rates_fall_towards_the_input() -> None:
         ((2, 128, 50), {}, "one channel.*--extractor efficientat --views spectrogram"),
         ((1, 128, 31), {}, "at least 32 bands and 32 frames"),
         (SHAPE, {"network": "mn99"}, "network is one of mn04"),
+        (SHAPE, {"weights": 5}, "weights is null, published, or a file"),
         (SHAPE, {"lr_decay": 0.0}, "lr_decay"),
         (SHAPE, {"backbone_lr": -1.0}, "backbone_lr"),
     ],
@@ -125,6 +126,19 @@ def test_weights_that_do_not_fit(folder: Path, tmp_path: Path, monkeypatch: pyte
             build(weights=weights).load_pretrained(extractors.load_network)
         assert "\n" not in str(caught.value)
     build(weights=str(other), network="mn05").load_pretrained(extractors.load_network)
+
+
+def test_as_a_member_of_an_ensemble(folder: Path) -> None:
+    file = str(folder / efficientat.FILES["mn04"])
+    members = [{"name": "efficientat", "weights": file, "backbone_lr": 0.5}, {"name": "mlp"}]
+    needs = models.get_needs("ensemble", {"members": members})
+    assert needs == models.get_needs("efficientat", {"weights": file}) and needs["rate"] == 32000
+    head = models.build("ensemble", SHAPE, 3, members=members)
+    scales = {name: head.scale_lr(name) for name, _ in head.named_parameters()}
+    assert scales["heads.0.network.features.0.0.weight"] == 0.5
+    assert {value for name, value in scales.items() if name.startswith("heads.1.")} == {1.0}
+    assert models.complete_options("ensemble", {"members": members}, None)["members"] == members
+    assert models.get_needs("ensemble", {"members": [{"name": "mlp"}, 7]}) == {}
 
 
 def test_the_view_needs_no_weights_and_old_caches_keep_their_fingerprint(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_the_prior_is_the_shares_of_the_training_rows():
 @pytest.mark.parametrize("multilabel", [False, True])
 def test_the_prior_is_of_the_weighted_loss(multilabel):
     """Of all constants it has the lowest loss."""
-    for settings in ({}, {"class_weights": "balanced"}, {"label_smoothing": 0.2}):
+    balanced = {"class_weights": "balanced"}
+    for settings in ({}, balanced, {"label_smoothing": 0.2}, balanced | {"label_smoothing": 0.2}):
         for weights in (False, True):
             rows, which = skewed(multilabel, weights)
             criterion = Criterion.from_rows(rows, which, TrainingFlags(**settings))
@@ -96,6 +97,39 @@ def test_the_prior_is_of_the_weighted_loss(multilabel):
             np.testing.assert_allclose(
                 prior(multilabel, weights, **settings)[:2], found[:2], atol=0.04, err_msg=str(settings)
             )
+
+
+def test_a_rare_class_does_not_start_as_a_common_one():
+    """Balanced and smoothed at once: it is the true positives that are weighted, not what smoothing adds."""
+    rows = made_rows()
+    rows.clip, rows.multilabel = np.arange(2000), True
+    rows.targets = (np.arange(2000)[:, None] < [2, 40, 1000]).astype(np.float32)
+    criterion = Criterion.from_rows(
+        rows, rows.clip, TrainingFlags(class_weights="balanced", label_smoothing=0.1)
+    )
+    start = torch.from_numpy(compute_prior_logits(rows, rows.clip, criterion))
+    targets = criterion.smooth_targets(torch.from_numpy(rows.targets))
+    loss = [float(criterion((start + by).expand(2000, 3), targets)) for by in (-0.3, 0, 0.3)]
+    assert loss[1] < min(loss[0], loss[2]) and abs(float(start[0])) < 0.3
+
+
+def test_sgd_on_several_labels_takes_longer_steps(tmp_path):
+    """Its gradients are those of the loss times twice the classes, however many passes a batch takes."""
+    made = trainer(tmp_path / "a", TrainingFlags(optimizer="sgd", epochs=1))
+    made.rows.multilabel = True
+    gradients = []
+    for scale, micro in ((1.0, 8), (6.0, 8), (6.0, 3)):
+        made.criterion, made.micro = replace(made.criterion, multilabel=True, scale=scale), micro
+        batch = made.rows.load_training_batch(made.train_rows[:8])
+        made._compute_gradients({"x": batch.x, "mask": batch.mask, "weights": None}, batch.targets, 0)
+        gradients.append(torch.cat([p.grad.flatten() for p in made.parameters]))
+    torch.testing.assert_close(6 * gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[1], gradients[2], rtol=1e-4, atol=1e-6)
+    rows, which = skewed(multilabel=True)
+    scales = [
+        Criterion.from_rows(rows, which, TrainingFlags(optimizer=kind)).scale for kind in ("sgd", "adamw")
+    ]
+    assert scales == [6, 1]
 
 
 def test_balanced_classes_start_at_zero():

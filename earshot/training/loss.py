@@ -39,25 +39,30 @@ def balance_classes(rows: WindowDataset, which: np.ndarray) -> np.ndarray:
 
 
 def compute_prior_logits(rows: WindowDataset, which: np.ndarray, criterion: Criterion) -> np.ndarray:
-    """(classes,) float32 logits of the class prior of the given training rows, as the loss sees it.
+    """(classes,) float32 logits that no constant prediction of the given training rows beats, by the
+    criterion's weights and smoothing (a focal loss counts as cross-entropy): the class prior.
 
-    Rows count by their clips' weights, classes by theirs; label smoothing lifts rare classes. If
-    single-label, the logits are relative to the most frequent class.
+    If single-label, they are relative to the most frequent class.
     """
+    targets = torch.from_numpy(rows.targets[rows.clip[which]].astype(np.float64))
+    clips = (
+        torch.ones(len(which)) if rows.weights is None else torch.from_numpy(rows.weights[rows.clip[which]])
+    )
+    weights = torch.ones(targets.shape[1]) if criterion.weights is None else criterion.weights.cpu()
+    clips, weights, smoothing = clips.double(), weights.double(), criterion.smoothing
     # Half a clip more on either side: a class that no clip has, or all have, gets a finite logit.
-    targets = rows.targets[rows.clip[which]].astype(np.float64)
-    row_weights = np.ones(len(which)) if rows.weights is None else rows.weights[rows.clip[which]]
-    counts, total = row_weights @ targets + 0.5, float(row_weights.sum()) + 1
-    weights = 1.0 if criterion.weights is None else criterion.weights.double().cpu().numpy()
-    smoothing = criterion.smoothing
     if rows.multilabel:
-        prior = counts / total * (1 - smoothing) + smoothing / 2
-        logits = np.log(prior / (1 - prior)) + np.log(np.maximum(weights, 1e-3))
+        share = (clips @ targets + 0.5) / (clips.sum() + 1)
+        extra = (weights - 1) * share  # of the true positives, see `Criterion.__call__`
+        positive = share * (1 - smoothing) + smoothing / 2 + extra * (1 - smoothing / 2)
+        negative = (1 - share) * (1 - smoothing) + smoothing / 2 + extra * smoothing / 2
+        logits = (positive.clamp(min=1e-6) / negative.clamp(min=1e-6)).log()
     else:
-        counts = counts * weights
-        prior = counts / counts.sum() * (1 - smoothing) + smoothing / len(counts)
-        logits = np.log(np.maximum(prior / prior.max(), 1e-6))
-    return logits.astype(np.float32)
+        smoothed = criterion.smooth_targets(targets)
+        by_class = smoothed @ weights * clips
+        counts = by_class @ smoothed + 0.5 * (by_class.mean() if len(which) else 1.0)
+        logits = (counts / counts.max()).clamp(min=1e-6).log()
+    return logits.float().numpy()
 
 
 def start_at_prior(head: Head, criterion: Criterion, rows: WindowDataset, which: np.ndarray) -> None:

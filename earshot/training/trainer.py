@@ -174,7 +174,7 @@ class Trainer:
             optim.restore_sam(before)
         if settings.clip_grad:
             self.scaler.unscale_(self.optimizer)  # the limit is meant for gradients at their true size
-            nn.utils.clip_grad_norm_(self.head.parameters(), settings.clip_grad)
+            nn.utils.clip_grad_norm_(self.head.parameters(), settings.clip_grad * self.criterion.scale)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
