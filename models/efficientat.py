@@ -133,7 +133,8 @@ class EfficientAT(Head):
             channels = len(state["features.16.0.weight"])
             fitting = next(known for known in NETWORKS if count_channels(known) == channels)
             raise HeadError(
-                f"efficientat: the weights {name} are not of {self.network_name}: set --head.network {fitting}"
+                f"efficientat: the weights {name} are not of {self.network_name}: set --head.network "
+                f"{fitting}"
             )
         self.network.load_state_dict(state)
 
