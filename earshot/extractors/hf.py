@@ -366,9 +366,10 @@ def describe_network(weights: str) -> dict[str, Any]:
     Returns:
         {"config", "front_end"}: config.json and the feature extractor's settings.
     Raises:
-        UserError: see `load_network`.
+        UserError: see `load_network`; or the weights' files are too small for such a network.
     """
     folder = FINE_TUNED.get_folder(weights)
+    FINE_TUNED.check_size(folder)  # a head takes the memory by these settings alone
     return {
         "config": FINE_TUNED.read_json(folder / "config.json"),
         "front_end": FINE_TUNED.load_processor(folder).to_dict(),
