@@ -200,7 +200,7 @@ class Pretrained:
         """The network from a folder, quietly, in fp32; UserError where tensors are missing or shapes
         differ."""
         made_by, config = self.check_size(folder)
-        with self._explain(folder):
+        with self.explain(folder, "weights"):
             import torch
 
             safe = any(folder.glob(SAFE))
@@ -232,7 +232,7 @@ class Pretrained:
         path = folder / "config.json"
         self.check_numbers(path)
         name = self.find_network(self.read_json(path).get("model_type")) or self.network
-        with self._explain(folder):
+        with self.explain(folder, "weights"):
             import transformers
 
             made_by = getattr(transformers, name)
@@ -241,8 +241,8 @@ class Pretrained:
         return made_by, config
 
     @contextlib.contextmanager
-    def _explain(self, folder: Path) -> Iterator[None]:
-        """UserError for whatever transformers raises over a folder's files; nothing is printed."""
+    def explain(self, folder: Path, what: str) -> Iterator[None]:
+        """UserError for whatever transformers raises over what a folder holds; nothing is printed."""
         with silence_transformers():
             try:
                 yield
@@ -252,7 +252,7 @@ class Pretrained:
                 raise_if_temporary(folder, error)
                 reason = " ".join(str(error).split())[:160]
                 raise UserError(
-                    f"{self.extractor}: the weights in {folder} cannot be loaded ({reason}): {self.ways_out}"
+                    f"{self.extractor}: the {what} in {folder} cannot be loaded ({reason}): {self.ways_out}"
                 ) from None
 
     def check_numbers(self, path: Path) -> None:
