@@ -62,7 +62,8 @@ def _check_sizes(settings: dict[str, Any]) -> None:
 
 def explain(error: Exception) -> HeadError:
     """The HeadError, one line, for what transformers or torch raise where settings make no sense."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    text = f"unknown value {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    reason = " ".join(text.split())[:200]
     return HeadError(f"encoder: no network can be built from its settings ({reason}): {WAY_OUT}")
 
 

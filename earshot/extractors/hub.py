@@ -250,7 +250,8 @@ class Pretrained:
                 Exception
             ) as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError, ...
                 raise_if_temporary(folder, error)
-                reason = " ".join(str(error).split())[:160]
+                text = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
+                reason = " ".join(text.split())[:160]
                 raise UserError(
                     f"{self.extractor}: the {what} in {folder} cannot be loaded ({reason}): {self.ways_out}"
                 ) from None
