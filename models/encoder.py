@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from . import HeadError, register
 from .ast import checkpoint_activations
-from .encoder_network import UNUSED, WhisperMel, build_network, check_description, describe
+from .encoder_network import (
+    UNUSED,
+    WAY_OUT,
+    WhisperMel,
+    build_network,
+    check_description,
+    describe,
+    explain,
+)
 from .head import DescribeNetwork, Head, LoadNetwork
 
 SHORTEST = 0.1  # seconds that count as real at least, as in the extractor hf: convolutions need some
@@ -34,6 +42,8 @@ class Encoder(Head):
 
     Waves are normalised, masked and padded as the encoder's own feature extractor does it. 94.4 M parameters
     by default, WavLM base. Batch normalisation, where a family has it, keeps its pretrained statistics.
+    Logits depend a little on how much padding the window has, never on what is in it or on other clips of the
+    batch: with group norm (`feat_extract_norm`), and in data2vec and conformer with layer norm, too.
 
     Args:
         input_shape: (1, 1, T) samples at the encoder's rate.
@@ -46,7 +56,7 @@ class Encoder(Head):
         weigh_layers: a learned mean of all layers instead of the last one.
         dropout: before the linear layer; the encoder's own rates follow from its weights.
         lr_decay: each layer has this factor of the learning rate of the one above it.
-        head_lr: factor of the learning rate for the linear layer, which starts from nothing.
+        head_lr: factor of the learning rate for what is on top, which has no pretrained weights.
         gradient_checkpointing: recompute activations: a third more time, a fraction of the memory.
     """
 
@@ -66,7 +76,7 @@ class Encoder(Head):
         gradient_checkpointing: bool = True,
     ) -> None:
         super().__init__()
-        self.samples, self.weights = input_shape[2], weights
+        self.samples, self.weights, self.freeze = input_shape[2], _check_weights(weights), freeze
         if input_shape[:2] != (1, 1):
             raise HeadError(
                 f"encoder: it takes the waveform, (1, 1, samples), not {input_shape}: extract with "
@@ -87,16 +97,24 @@ class Encoder(Head):
             raise HeadError(
                 f"encoder: option freeze is a number of layers from 0 to {len(layers)}, not {freeze}"
             )
-        if not (0 < lr_decay <= 1 and head_lr > 0 and 0 <= dropout < 1):
-            raise HeadError(
-                "encoder: options lr_decay (above 0, up to 1), head_lr (above 0) and dropout (0 up to 1) are "
-                f"{lr_decay:g}, {head_lr:g} and {dropout:g}"
-            )
+        for option, value, fits, allowed in (
+            ("lr_decay", lr_decay, 0 < lr_decay <= 1, "above 0 and at most 1"),
+            ("head_lr", head_lr, 0 < head_lr < float("inf"), "above 0"),
+            ("dropout", dropout, 0 <= dropout < 1, "from 0 to below 1"),
+        ):
+            if not fits:
+                raise HeadError(f"encoder: option {option} is a number {allowed}, not {value:g}")
         self.lr_decay, self.head_lr, self.depth = lr_decay, head_lr, len(layers)
         self.mel = None
         if config.model_type == "whisper":
-            self.full = described["samples"]
-            self.mel = WhisperMel(config.num_mel_bins, self.rate, described["fft"], described["hop"])
+            self.full, hop = described["samples"], described["hop"]
+            frames, takes = self.full // hop, 2 * config.max_source_positions
+            if frames != takes:
+                raise HeadError(
+                    f"encoder: {self.full} samples with a hop of {hop} are {frames} frames, but the network "
+                    f"takes 2 x max_source_positions, {takes}: {WAY_OUT}"
+                )
+            self.mel = WhisperMel(config.num_mel_bins, self.rate, described["fft"], hop)
         self._check_length()
         width = getattr(config, "d_model", None) or config.hidden_size
         if getattr(config, "add_adapter", False) and not weigh_layers:
@@ -110,6 +128,8 @@ class Encoder(Head):
         if freeze:
             self.network.requires_grad_(False)
             layers[freeze:].requires_grad_(True)
+            if self.mel is not None:
+                self.network.dropout = 0.0  # in front of the layers, no module of its own
         if freeze_convolutions and hasattr(self.network, "feature_extractor"):
             self.network.feature_extractor._freeze_parameters()
 
@@ -121,7 +141,12 @@ class Encoder(Head):
                     f"encoder: Whisper takes up to {self.full / self.rate:g} s, the view has "
                     f"{self.samples / self.rate:g} s: extract with --seconds {self.full / self.rate:g}"
                 )
-        elif int(self._count_frames(torch.tensor(self.samples, device="cpu"))) < 1:
+            return
+        try:
+            frames = int(self._count_frames(torch.tensor(self.samples, device="cpu")))
+        except Exception as error:  # such as a stride that cannot be
+            raise explain(error) from None
+        if frames < 1:
             raise HeadError(
                 f"encoder: {self.samples} samples give no frame: extract with --seconds {SHORTEST:g} or more"
             )
@@ -140,16 +165,16 @@ class Encoder(Head):
     @classmethod
     def complete_options(cls, options: dict[str, Any], describe_network: DescribeNetwork) -> dict[str, Any]:
         """The options with `network` as the weights have it."""
-        weights = options.get("weights")
+        weights = _check_weights(options.get("weights"))
         if weights is None:
             return options
-        return {**options, "network": describe(weights, **describe_network("hf", str(weights)))}
+        return {**options, "network": describe(weights, **describe_network("hf", weights))}
 
     def load_pretrained(self, load: LoadNetwork) -> None:
         """Load the weights that the option `weights` names; HeadError if they do not fit."""
         if self.weights is None:
             return
-        theirs = {name: value for name, value in load("hf", str(self.weights)).state_dict().items()}
+        theirs = dict(load("hf", self.weights).state_dict())
         mine = self.network.state_dict()
         if UNUSED in theirs and UNUSED not in mine:
             del theirs[UNUSED]
@@ -171,11 +196,13 @@ class Encoder(Head):
         return self.lr_decay ** (self.depth - 1 - int(found[1]) if found else self.depth)
 
     def train(self, mode: bool = True) -> Encoder:
-        """As `nn.Module.train`, but frozen parts and batch normalisation stay in evaluation mode."""
+        """As `nn.Module.train`, but frozen parts and batch normalisation stay in evaluation mode, with
+        `freeze` also the dropout outside the layers."""
         super().train(mode)
-        for module in self.network.modules():
+        for name, module in self.network.named_modules():
             parameters = list(module.parameters())
-            frozen = bool(parameters) and not any(each.requires_grad for each in parameters)
+            outside = bool(self.freeze) and not name.startswith(f"{self.layers}.")
+            frozen = not any(each.requires_grad for each in parameters) and (bool(parameters) or outside)
             if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
@@ -234,6 +261,12 @@ def _normalise(waves: Tensor, inside: Tensor | None) -> Tensor:
     mean = waves.masked_fill(~inside, 0.0).sum(1, keepdim=True) / counts
     variance = (waves - mean).masked_fill(~inside, 0.0).square().sum(1, keepdim=True) / counts
     return (waves - mean) / (variance + 1e-7).sqrt()
+
+
+def _check_weights(weights: Any) -> str | None:
+    if weights is None or isinstance(weights, str):
+        return weights
+    raise HeadError(f"encoder: option weights is a folder or a hub id (owner/name), not {weights!r:.80}")
 
 
 def _get_shape(state: dict[str, Tensor], name: str) -> list[int] | str:

@@ -35,17 +35,36 @@ OFF = {
 }
 UNUSED = "masked_spec_embed"  # what replaces masked frames
 LARGEST = 10**6  # of a description's numbers, which may come from an untrusted file
-LIMITS = {"layers": 1000, "position": 10**5, "mel_bins": 1000, "fft": 10**4}  # where a name has this in it
+# where a name has this in it; data2vec's conv_pos is a number of layers
+LIMITS = {"layers": 1000, "conv_pos": 1000, "position": 10**5, "mel_bins": 1000, "fft": 10**4}
+LONGEST = 100  # of its lists: an entry is a layer
+FROM_ONE = ("hidden_layers", "encoder_layers", "_size", "stride", "kernel", "squeeze_factor", "mel_bins")
 BASE = {"model_type": "wavlm"}  # WavLM base and base-plus
+WAY_OUT = "take other weights, or leave the option network out (it follows from the weights)"
 
 
 def _check_sizes(settings: dict[str, Any]) -> None:
-    """HeadError for a number that is too large to be true."""
+    """HeadError for a number or a list that no real network has."""
     for key, value in settings.items():
         most = next((limit for word, limit in LIMITS.items() if word in key), LARGEST)
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(number, int | float) and not abs(number) <= most for number in numbers):
-            raise HeadError(f"encoder: option network: {key} is too large to be true")
+        least = -1 if "token" in key else int(any(word in key for word in FROM_ONE))  # -1: no such token
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if len(numbers) > LONGEST:
+            raise HeadError(
+                f"encoder: the network's {key} has {len(numbers)} entries, more than {LONGEST}: {WAY_OUT}"
+            )
+        for number in numbers:
+            if isinstance(number, int | float) and not least <= number <= most:
+                raise HeadError(
+                    f"encoder: the network's {key} is {number:g}, not from {least} to {most}: {WAY_OUT}"
+                )
+
+
+def explain(error: Exception) -> HeadError:
+    """The HeadError, one line, for what transformers or torch raise where settings make no sense."""
+    text = f"unknown value {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    reason = " ".join(text.split())[:200]
+    return HeadError(f"encoder: no network can be built from its settings ({reason}): {WAY_OUT}")
 
 
 def check_description(network: Any) -> dict[str, Any]:
@@ -60,7 +79,10 @@ def check_description(network: Any) -> dict[str, Any]:
     _check_sizes(network)
     for key, kind in kinds.items():
         if type(network.get(key)) is not kind or kind is int and network[key] < 1:
-            raise HeadError(f"encoder: option network has no valid {key}: {network.get(key)!r:.80}")
+            raise HeadError(
+                f"encoder: the network's {key} is {network.get(key)!r:.80}, not of type {kind.__name__}"
+                f"{' from 1' if kind is int else ''}: {WAY_OUT}"
+            )
     return network
 
 
@@ -105,7 +127,8 @@ def describe(weights: str, config: dict[str, Any], front_end: dict[str, Any]) ->
 
 
 def list_own_keys(kind: str) -> set[str]:
-    """The settings that a family's config has beyond those of every config, which can name code to load."""
+    """The settings that only a family's own config has: those of every config, such as `auto_map`, may name
+    code that transformers would run."""
     from transformers import AutoConfig, PretrainedConfig
 
     return set(AutoConfig.for_model(kind).to_dict()) - set(PretrainedConfig().to_dict())
@@ -115,7 +138,9 @@ def make_config(settings: Any) -> Any:
     """A config of transformers from its JSON; HeadError for one that makes no sense."""
     kind = settings.get("model_type") if isinstance(settings, dict) else None
     if kind not in NETWORKS:
-        raise HeadError(f"encoder: option network has no model_type out of {', '.join(NETWORKS)}: {kind!r}")
+        raise HeadError(
+            f"encoder: the network's model_type is {kind!r:.80}, not one of {', '.join(NETWORKS)}: {WAY_OUT}"
+        )
     from transformers import AutoConfig
 
     own = list_own_keys(kind)
@@ -124,7 +149,7 @@ def make_config(settings: Any) -> Any:
     try:
         return AutoConfig.for_model(kind, **kept | {key: OFF[key] for key in OFF if key in own})
     except Exception as error:  # transformers 5 checks types by errors of its own
-        raise HeadError(f"encoder: option network: {' '.join(str(error).split())[:160]}") from None
+        raise explain(error) from None
 
 
 def build_network(settings: dict[str, Any]) -> nn.Module:
@@ -133,8 +158,11 @@ def build_network(settings: dict[str, Any]) -> nn.Module:
     module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     try:
         network = getattr(module, NETWORKS[config.model_type])(config)
-    except (ValueError, TypeError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
-        raise HeadError(f"encoder: option network: {' '.join(str(error).split())[:160]}") from None
+    except Exception as error:  # by the setting: ValueError, KeyError, RuntimeError, ZeroDivisionError, ...
+        raise explain(error) from None
+    empty = [name for name, parameter in network.named_parameters() if not parameter.numel()]
+    if empty:
+        raise HeadError(f"encoder: the network's {empty[0]} has a size of 0: {WAY_OUT}")
     if hasattr(network, UNUSED):  # no part of the network that classifies
         getattr(network, UNUSED).requires_grad_(False)
     return network

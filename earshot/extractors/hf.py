@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from earshot.core.errors import UserError, raise_if_temporary
+from earshot.core.errors import UserError
 from earshot.core.kinds import Kind
 from earshot.extractors import hub
 
@@ -103,19 +103,11 @@ class NativeEncoder(hub.Pretrained):
                 f"{self.extractor}: the feature extractor in {folder} is a {wrong[0]}, but this network "
                 f"takes a {name}"
             )
-        with hub.silence_transformers():
+        with self.explain(folder, "feature extractor"):
             import transformers
 
-            try:
-                # by its class: what looks it up by the folder's names would offer to run the folder's code
-                processor = getattr(transformers, name).from_pretrained(str(folder), local_files_only=True)
-            except Exception as error:  # transformers raises OSError, ValueError, KeyError, TypeError, ...
-                raise_if_temporary(folder, error)
-                reason = " ".join(str(error).split())[:160]
-                raise UserError(
-                    f"{self.extractor}: the feature extractor in {folder} cannot be loaded ({reason}): "
-                    f"{self.ways_out}"
-                ) from None
+            # by its class: what looks it up by the folder's names would offer to run the folder's code
+            processor = getattr(transformers, name).from_pretrained(str(folder), local_files_only=True)
         rate = getattr(processor, "sampling_rate", None)
         if not isinstance(rate, int) or not 1000 <= rate <= 192000:
             raise UserError(f"{self.extractor}: {found[0]} names no sampling rate from 1000 to 192000 Hz")
@@ -318,20 +310,12 @@ class WaveInput:
     masked: bool
     """Was it trained with an attention mask (0 on padding)? Else on padded clips without one."""
 
-    def convert(self, waves: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """`input_values` (B, samples) of waves (B, samples), differentiable.
-
-        Args:
-            mask: (B, samples), true where a sample is real: the rest becomes 0. None: all are real.
-        """
+    def convert(self, waves: torch.Tensor) -> torch.Tensor:
+        """`input_values` (B, samples) of waves (B, samples), which are real to their end."""
         if not self.normalise:
-            return waves if mask is None else waves * mask
-        mask = waves.new_ones(1) if mask is None else mask
-        counts = mask.expand_as(waves).sum(dim=1, keepdim=True).clamp(min=1)
-        mean = (waves * mask).sum(dim=1, keepdim=True) / counts
-        centred = (waves - mean) * mask
-        variance = centred.square().sum(dim=1, keepdim=True) / counts
-        return centred / (variance + 1e-7).sqrt()
+            return waves
+        centred = waves - waves.mean(dim=1, keepdim=True)
+        return centred / (centred.square().mean(dim=1, keepdim=True) + 1e-7).sqrt()
 
 
 def find_wave_input(processor: Any) -> WaveInput | None:
@@ -366,9 +350,10 @@ def describe_network(weights: str) -> dict[str, Any]:
     Returns:
         {"config", "front_end"}: config.json and the feature extractor's settings.
     Raises:
-        UserError: see `load_network`.
+        UserError: see `load_network`; or the weights' files are too small for such a network.
     """
     folder = FINE_TUNED.get_folder(weights)
+    FINE_TUNED.check_size(folder)  # a head takes the memory by these settings alone
     return {
         "config": FINE_TUNED.read_json(folder / "config.json"),
         "front_end": FINE_TUNED.load_processor(folder).to_dict(),

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,49 +199,71 @@ class Pretrained:
     def load(self, folder: Path) -> torch.nn.Module:
         """The network from a folder, quietly, in fp32; UserError where tensors are missing or shapes
         differ."""
-        settings = self.read_json(folder / "config.json")
-        self.check_numbers(folder / "config.json")
-        name = self.find_network(settings.get("model_type")) or self.network
-        with silence_transformers():
+        made_by, config = self.check_size(folder)
+        with self.explain(folder, "weights"):
             import torch
-            import transformers
 
-            try:
-                made_by = getattr(transformers, name)
-                held = sum(path.stat().st_size for path in self.list_weights(folder))
-                config = made_by.config_class.from_pretrained(str(folder), local_files_only=True)
-                _check_size(made_by, config, held)
-                safe = any(folder.glob(SAFE))
-                network, report = made_by.from_pretrained(
-                    str(folder) if safe else None,
-                    config=config,
-                    state_dict=None if safe else self._read_pickles(folder),
-                    local_files_only=True,
-                    use_safetensors=True,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                )
-            except (
-                Exception
-            ) as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError, ...
-                raise_if_temporary(folder, error)
-                reason = " ".join(str(error).split())[:160]
-                raise UserError(
-                    f"{self.extractor}: the weights in {folder} cannot be loaded ({reason}): {self.ways_out}"
-                ) from None
+            safe = any(folder.glob(SAFE))
+            network, report = made_by.from_pretrained(
+                str(folder) if safe else None,
+                config=config,
+                state_dict=None if safe else self._read_pickles(folder),
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
         # what replaces masked frames in pretraining is no part of the network that predicts
         lacking = sorted(key for key in report["missing_keys"] if not key.endswith("masked_spec_embed"))
         if lacking:
             raise UserError(
                 f"{self.extractor}: the weights in {folder} lack {len(lacking)} of the network's tensors "
-                f"(first: {lacking[0]}), so they are not a complete {name}: {self.ways_out}"
+                f"(first: {lacking[0]}), so they are not a complete {made_by.__name__}: "
+                f"{self.ways_out}"
             )
         return network
 
+    def check_size(self, folder: Path) -> tuple[Any, Any]:
+        """The network's class and config of transformers, from a folder.
+
+        Raises:
+            UserError: config.json describes no network, or a far larger one than the weights' files hold.
+        """
+        path = folder / "config.json"
+        self.check_numbers(path)
+        name = self.find_network(self.read_json(path).get("model_type")) or self.network
+        with self.explain(folder, "weights"):
+            import transformers
+
+            made_by = getattr(transformers, name)
+            config = made_by.config_class.from_pretrained(str(folder), local_files_only=True)
+            _check_size(made_by, config, sum(path.stat().st_size for path in self.list_weights(folder)))
+        return made_by, config
+
+    @contextlib.contextmanager
+    def explain(self, folder: Path, what: str) -> Iterator[None]:
+        """UserError for whatever transformers raises over what a folder holds; nothing is printed."""
+        with silence_transformers():
+            try:
+                yield
+            except (
+                Exception
+            ) as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError, ...
+                raise_if_temporary(folder, error)
+                text = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
+                reason = " ".join(text.split())[:160]
+                raise UserError(
+                    f"{self.extractor}: the {what} in {folder} cannot be loaded ({reason}): {self.ways_out}"
+                ) from None
+
     def check_numbers(self, path: Path) -> None:
         """UserError where a setting in a JSON file is too large to be true, or asks for code."""
-        for key, value in list_values(self.read_json(path)):
-            most = MOST_LAYERS if "layers" in key else LARGEST
+        values = list_values(self.read_json(path))
+        counts = Counter(key for key, _ in values if key.startswith("conv_"))  # an entry each is a layer
+        for key, value in values:
+            most = MOST_LAYERS if "layers" in key or "conv_pos" in key else LARGEST
+            if counts[key] > MOST_LAYERS:
+                raise UserError(f"{self.extractor}: {path}: {key} has more than {MOST_LAYERS} entries")
             if isinstance(value, (int, float)) and not abs(value) <= most:
                 raise UserError(f"{self.extractor}: {path}: {key} is too large to be true")
             if key.endswith("_implementation") and value not in IMPLEMENTATIONS:

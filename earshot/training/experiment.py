@@ -3,8 +3,9 @@ candidate."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,12 @@ class HeadSpec:
 
     def build(self) -> models.Head:
         """Build the head with fresh weights."""
-        options = models.complete_options(self.name, self.options, extractors.describe_network)
-        return models.build(self.name, self.input_shape, self.num_classes, **options)
+        return models.build(self.name, self.input_shape, self.num_classes, **self.completed)
+
+    @cached_property
+    def completed(self) -> dict[str, Any]:
+        """The options with what the weights say, which are read once."""
+        return models.complete_options(self.name, self.options, extractors.describe_network)
 
 
 def describe_head(
@@ -78,10 +83,11 @@ def describe_head(
     if wanted and not view and found != wanted:
         print(f"view: {found}, because {cache.folder} has no {wanted}")
     view = found
-    unfit = find_misfit(name, chosen, cache, view)
+    spec = HeadSpec(name, view, cache.shapes[view], len(cache.classes), chosen)
+    unfit = _compare_needs(name, spec.completed, cache, view)
     if unfit:
         raise UserError(unfit)
-    return HeadSpec(name, view, cache.shapes[view], len(cache.classes), chosen)
+    return spec
 
 
 def find_view(name: str, wanted: str | None, cache: Cache) -> str | None:
@@ -95,7 +101,12 @@ def find_view(name: str, wanted: str | None, cache: Cache) -> str | None:
 def find_misfit(name: str, options: dict[str, Any], cache: Cache, view: str) -> str | None:
     """Why a view cannot feed the weights that a head's options name, with what to do; None where it can, or
     where there are none."""
-    needs = models.get_needs(name, models.complete_options(name, options, extractors.describe_network))
+    completed = models.complete_options(name, options, extractors.describe_network)
+    return _compare_needs(name, completed, cache, view)
+
+
+def _compare_needs(name: str, completed: dict[str, Any], cache: Cache, view: str) -> str | None:
+    needs = models.get_needs(name, completed)
     if not needs:
         return None
     has = extractors.describe_view(cache.record, cache.shapes[view])
@@ -112,6 +123,8 @@ def find_misfit(name: str, options: dict[str, Any], cache: Cache, view: str) -> 
 
 def _explain_no_view(name: str, options: dict[str, Any], cache: Cache) -> str:
     """The error for a cache without a view of a kind that a head takes."""
+    with suppress(UserError, models.HeadError):  # weights that are not here are a later error
+        options = models.complete_options(name, options, extractors.describe_network)
     return (
         f"{cache.folder} has no {' or '.join(models.get_kinds(name))}, which {name} needs (it has "
         f"{', '.join(cache.shapes)}): {_suggest_ways_out(name, models.get_needs(name, options))}"
