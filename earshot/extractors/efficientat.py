@@ -16,7 +16,7 @@ import tempfile
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from earshot.core import kaggle_paths
 from earshot.core.errors import Refused, UserError, raise_if_temporary
@@ -247,7 +247,7 @@ def fuse_batchnorm(network: torch.nn.Module) -> torch.nn.Module:
 def load_network(weights: str) -> torch.nn.Module:
     """See `extractors.load_network`; `weights` is also a published network's name."""
     if weights in FILES:
-        settings = Settings(network=weights)
+        settings = Settings(network=cast(Any, weights))
         Extractor.fetch(settings, None)
         return load(Extractor.find_weights(settings, None)[0], weights)
     place = base.find_local(weights)
