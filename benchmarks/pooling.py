@@ -29,7 +29,7 @@ ABOUT = [
     "mean ± sample standard deviation over the seeds. Folds of FSDD: other speakers. `attentive`'s settings",
     "were chosen on `mel` of two of FSDD's folds with another seed: that row is a little optimistic.",
 ]
-POOLS = ("mean", "mean_max", "mean_std", "mean_max_std")
+POOLS = ("mean", "mean_max", "mean_std")
 FRAMES = {
     f"{recipe} {pool}": [recipe, "--head.pool", pool] for recipe in ("linear", "logistic") for pool in POOLS
 }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import HeadError
 
-POOLS = ("mean", "mean_max", "mean_std", "mean_max_std")  # what heads offer as their option `pool`
+POOLS = ("mean", "mean_max", "mean_std")  # what heads offer as their option `pool`
 
 
 class Standardise(nn.Module):

@@ -28,7 +28,7 @@ class KNN(SklearnHead):
         temperature: of the neighbours' weights.
         rows: training vectors kept; set by the fit.
         multilabel: may a clip have several labels? Set by the fit.
-        pool: statistics over time, except of a spectrogram: mean, mean_max, mean_std or mean_max_std.
+        pool: statistics over time, except of a spectrogram: mean, mean_max or mean_std.
     """
 
     weighted = False

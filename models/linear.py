@@ -27,7 +27,7 @@ class Linear(Head):
         input_shape: (D, F, T); see `common.pool_stats` for what is pooled.
         num_classes: width of the logits.
         dropout: rate on the standardised features.
-        pool: statistics of the real frames: mean, mean_max, mean_std or mean_max_std.
+        pool: statistics of the real frames: mean, mean_max or mean_std.
     """
 
     def __init__(

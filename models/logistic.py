@@ -24,7 +24,7 @@ class Logistic(SklearnHead):
         input_shape: (D, F, T); `sklearn_head.SklearnHead` says how it becomes a vector.
         num_classes: width of the logits.
         c: inverse strength of the L2 penalty on the standardised features.
-        pool: statistics over time, except of a spectrogram: mean, mean_max, mean_std or mean_max_std.
+        pool: statistics over time, except of a spectrogram: mean, mean_max or mean_std.
     """
 
     def __init__(

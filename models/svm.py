@@ -38,7 +38,7 @@ class SVM(SklearnHead):
         c: inverse strength of the penalty.
         gamma: of the kernel exp(-gamma |x - y|^2 / width).
         rows: training vectors kept; set by the fit.
-        pool: statistics over time, except of a spectrogram: mean, mean_max, mean_std or mean_max_std.
+        pool: statistics over time, except of a spectrogram: mean, mean_max or mean_std.
     """
 
     def __init__(

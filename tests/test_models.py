@@ -67,7 +67,7 @@ HEADS = {
     "token_transformer": ("token_transformer", dict(dim=16, layers=1, heads=2, feedforward=24)),
     "attentive": ("attentive", dict(queries=4, dim=8)),
     "attentive-layers": ("attentive", dict(queries=2, dim=8, layers=True)),
-    "linear-deviation": ("linear", dict(pool="mean_max_std")),
+    "linear-deviation": ("linear", dict(pool="mean_std")),
     "ast": ("ast", dict(hidden_size=16, layers=1, heads=2, intermediate=24)),
 }
 head_cases = pytest.mark.parametrize("case", HEADS)
