@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from earshot.core.device import is_out_of_memory
 from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.kinds import Kind
 from earshot.extractors import hub
 from earshot.extractors.hf_processor import (  # the first for other modules
     NETWORKS,  # noqa: F401
+    SHORTEST,
     FineTunedEncoder,
     NativeEncoder,
     find_fixed_seconds,
@@ -37,10 +39,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 AUDIO_PARTS = {"clap": "audio_model", "pe_audio": "audio_encoder"}  # beside a text model
-SHORTEST = 0.1  # seconds: the convolutions in front of some networks need 25 ms
 LONG = 20.0  # seconds: two such windows in a pass take longer than one by one, by a CPU's caches
 LONGEST = 30.0  # seconds, where the network has no limit of its own: attention's cost grows with their square
-
 
 WEIGHTS = NativeEncoder("hf", "", "", "ast, efficientat or logmel")
 FINE_TUNED = FineTunedEncoder("encoder", "", "", "", flag="--head.weights")
@@ -137,11 +137,16 @@ class Extractor(hub.Extractor):
         self.accepted = set(inspect.signature(self.network.forward).parameters)
         try:
             self.shapes = self._try_shapes()
-        except IndexError:
-            layers = self.network.config.num_hidden_layers
+        except UserError:
+            raise
+        except Exception as error:  # of settings that fit the weights, but no window: a step of 0, a width
+            if isinstance(error, MemoryError) or is_out_of_memory(error):
+                raise
+            raise_if_temporary(folder, error)
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise UserError(
-                f"hf: --layer {' '.join(map(str, self.settings.layer))}: this network has the layers 0 to "
-                f"{layers}"
+                f"hf: the network in {folder} fails on a window of {self.window.seconds:g} s ({reason}): set "
+                "other --seconds or --weights"
             ) from None
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
@@ -180,8 +185,16 @@ class Extractor(hub.Extractor):
         layers = self.settings.layer
         with torch.autocast("cpu", torch.bfloat16) if self.halved else contextlib.nullcontext():
             output = self.network(**inputs, output_hidden_states=bool(layers))
-        states = [output.hidden_states[layer] for layer in layers] if layers else [output.last_hidden_state]
-        frames = [self.to_frames(state.float()) for state in states]
+        states = [output.last_hidden_state]
+        if layers:
+            known = output.hidden_states
+            if any(not -len(known) <= layer < len(known) for layer in layers):
+                raise UserError(
+                    f"hf: --layer {' '.join(map(str, layers))}: this network has the layers 0 to "
+                    f"{len(known) - 1}"
+                )
+            states = [known[layer] for layer in layers]
+        frames = [self.to_frames(state.float(), output.last_hidden_state) for state in states]
         mask = inputs.get("attention_mask")
         count = frames[0].shape[2]
         if self.fixed:
@@ -194,23 +207,29 @@ class Extractor(hub.Extractor):
         pooled = frames[0].mean(dim=2)
         if not layers and getattr(output, "pooler_output", None) is not None:
             pooled = output.pooler_output.float()
-        views = {
-            "pooled": pooled[:, :, None, None],
-            "frames": frames[0][:, :, None],
-            "layers": torch.stack(frames, dim=2),
-        }
+        views = {"pooled": pooled[:, :, None, None], "frames": frames[0][:, :, None]}
+        if "layers" in self.views:
+            if len({each.shape for each in frames}) > 1:
+                raise UserError(
+                    f"hf: --layer {' '.join(map(str, layers))}: these layers have different sizes: choose one"
+                )
+            views["layers"] = torch.stack(frames, dim=2)
         return {view: views[view] for view in self.views}
 
-    def to_frames(self, state: torch.Tensor) -> torch.Tensor:
-        """(B, D, T) of a hidden state: tokens (B, T, D), AST's (B, 2 + F x T, D), CLAP's map (B, D, F, T)."""
+    def to_frames(self, state: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """(B, D, T) of a hidden state: tokens (B, T, D), AST's (B, 2 + F x T, D), CLAP's map (B, D, F, T).
+
+        Args:
+            last: the network's output, which has no token for the whole.
+        """
         if state.ndim == 4:
             return state.mean(dim=2)
         if self.kind == "audio-spectrogram-transformer":
             config = self.network.config
             rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
             return state[:, 2:].unflatten(1, (rows, -1)).mean(dim=1).transpose(1, 2)
-        if self.kind == "pe_audio_encoder" and self.settings.layer:
-            state = state[:, 1:]  # the hidden layers have a token for the whole in front
+        if self.kind == "pe_audio_encoder" and state.shape[1] > last.shape[1]:
+            state = state[:, 1:]  # the layers before the last have a token for the whole in front
         return state.transpose(1, 2)
 
 

@@ -3,12 +3,14 @@ whose settings are checked before they take memory."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from earshot.core.errors import UserError, raise_if_temporary
 from earshot.extractors import hub
+from earshot.extractors.hub import list_values
 
 # model_type -> classes of transformers: the network, and its feature extractor
 _WAVE = "Wav2Vec2FeatureExtractor"
@@ -32,6 +34,12 @@ NETWORKS = {
     "wavlm": ("WavLMModel", _WAVE),
     "whisper": ("WhisperModel", "WhisperFeatureExtractor"),
 }
+WIDTHS, BANDS = ("n_fft", "fft_window_size"), ("feature_size", "num_mel_bins")  # of filters, as saved
+FFT = 512  # samples, where no width is saved
+MOST_FILTERS = 2**24  # numbers; Whisper's have 51,200
+MOST_SPANS = 64  # width / hop_length: Whisper's is 2.5
+SHORTEST = 0.1  # seconds: the convolutions in front of some networks need 25 ms
+MOST_SECONDS = 120  # of a window that is always filled; Whisper's has 30
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,11 @@ class NativeEncoder(hub.Pretrained):
         """See `hub.Pretrained.find_network`; None, too, for a type that isn't listed."""
         return NETWORKS[kind][0] if kind in NETWORKS else None
 
+    @property
+    def wanted(self) -> str:
+        """See `hub.Pretrained.wanted`."""
+        return "an audio encoder of transformers such as wav2vec2, wavlm, hubert or whisper"
+
     def load_processor(self, folder: Path) -> Any:
         """transformers' own feature extractor of a folder.
 
@@ -71,13 +84,14 @@ class NativeEncoder(hub.Pretrained):
             self.check_numbers(path)
         _, name = NETWORKS[self.read_json(folder / "config.json")["model_type"]]
         saved = [self.read_json(path) for path in found]
+        self.check_filters(found[0], list_values(saved))
         named = [each.get("feature_extractor", each) for each in saved]
         types = [each.get("feature_extractor_type", name) for each in named if isinstance(each, dict)]
         wrong = [kind for kind in types if kind != name]
         if wrong:
             raise UserError(
-                f"{self.extractor}: the feature extractor in {folder} is a {wrong[0]}, but this network "
-                f"takes a {name}"
+                f"{self.extractor}: the feature extractor in {folder} is a {str(wrong[0])[:60]}, but this "
+                f"network takes a {name}"
             )
         with hub.silence_transformers():
             import transformers
@@ -95,7 +109,35 @@ class NativeEncoder(hub.Pretrained):
         rate = getattr(processor, "sampling_rate", None)
         if not isinstance(rate, int) or not 1000 <= rate <= 192000:
             raise UserError(f"{self.extractor}: {found[0]} names no sampling rate from 1000 to 192000 Hz")
+        try:
+            fixed = find_fixed_seconds(processor)
+            width = next((getattr(processor, key) for key in WIDTHS if hasattr(processor, key)), 0)
+            spans = width / (getattr(processor, "hop_length", None) or FFT)
+        except (TypeError, ValueError, ZeroDivisionError):
+            fixed, spans = math.nan, math.nan
+        if fixed is not None and not SHORTEST <= fixed <= MOST_SECONDS:
+            raise UserError(
+                f"{self.extractor}: {found[0]} fills every window to {fixed:g} s, outside {SHORTEST:g} to "
+                f"{MOST_SECONDS} s"
+            )
+        if not spans <= MOST_SPANS:
+            raise UserError(
+                f"{self.extractor}: {found[0]}: n_fft {width} is over {MOST_SPANS} times hop_length: its "
+                "spectrograms would take too much memory"
+            )
         return processor
+
+    def check_filters(self, path: Path, values: list[tuple[str, Any]]) -> None:
+        """UserError where the settings of a feature extractor describe filters that take too much memory:
+        they are made as it is loaded."""
+        numbers = [(key, value) for key, value in values if isinstance(value, (int, float))]
+        width = max([FFT, *(value for key, value in numbers if key in WIDTHS)])
+        bands = max([1, *(value for key, value in numbers if key in BANDS)])
+        if width * bands > MOST_FILTERS:
+            raise UserError(
+                f"{self.extractor}: {path}: filters of {bands} bands x {width} samples are {width * bands:,} "
+                f"numbers, at most {MOST_FILTERS:,}"
+            )
 
 
 class FineTunedEncoder(NativeEncoder):

@@ -9,11 +9,13 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from earshot.core import file_content, kaggle_paths
 from earshot.core.errors import UserError, raise_if_temporary
+from earshot.core.files import LARGEST_JSON
 from earshot.extractors import base
 
 if TYPE_CHECKING:
@@ -21,7 +23,16 @@ if TYPE_CHECKING:
 
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
+INDEX = {SAFE: "model.safetensors.index.json", PICKLED: "pytorch_model.bin.index.json"}
+# what is downloaded of these: repositories often hold copies of other precisions and for other libraries
+PUBLISHED = {
+    SAFE: ["model.safetensors", "model-*-of-*.safetensors"],
+    PICKLED: ["pytorch_model.bin", "pytorch_model-*-of-*.bin", INDEX[PICKLED]],
+}
+PART = r"(model|pytorch_model)-\d{5}-of-(\d{5})\.(safetensors|bin)"
+PLAIN = r"\w[\w.-]{0,150}"  # a name of a part beside its index
 LARGEST = 10**7  # of a folder's settings: what they size is made before it can be checked
+DEEPEST = 50  # lists and objects within one another
 MOST_LAYERS = 1000
 MOST_TABLES = 10**8  # numbers that a network computes from its settings, such as positions
 IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention; others may be code from the hub
@@ -50,7 +61,8 @@ class Pretrained:
         SAFE,
         "*.safetensors.index.json",
     )
-    """Patterns of the files that define a network: they are downloaded, and enter the fingerprint."""
+    """Patterns of the files that define a network: they enter the fingerprint, and are downloaded (of the
+    weights, those in `PUBLISHED`)."""
 
     def find_network(self, kind: str | None) -> str | None:
         """The class of transformers for a `model_type`, None for one that this extractor does not take."""
@@ -60,6 +72,11 @@ class Pretrained:
     def kinds(self) -> tuple[str, ...]:
         """Every `model_type` that it takes."""
         return (self.kind,)
+
+    @property
+    def wanted(self) -> str:
+        """What `kinds` are, in a few words."""
+        return ", ".join(self.kinds)
 
     @property
     def ways_out(self) -> str:
@@ -93,20 +110,20 @@ class Pretrained:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(weights, allow_patterns=list(self.files), etag_timeout=5))
+            patterns = [pattern for pattern in self.files if pattern != SAFE] + PUBLISHED[SAFE]
+            folder = Path(snapshot_download(weights, allow_patterns=patterns, etag_timeout=5))
             if not any(folder.glob(SAFE)):  # older models are published as pickles only
-                snapshot_download(weights, allow_patterns=PICKLED, etag_timeout=5)
+                snapshot_download(weights, allow_patterns=PUBLISHED[PICKLED], etag_timeout=5)
         except (
             Exception
         ) as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
             text = f"{type(error).__name__} {error}"
             offline = "Connect" in text or "LocalEntryNotFound" in text or "OfflineMode" in text
             reason = "no connection" if offline else " ".join(str(error).split())[:80] or type(error).__name__
-            attached = ", ".join(
-                f"{path} ({kind})" for path, kind in kaggle_paths.find_networks(self.kinds).items()
-            )
+            found = [f"{path} ({kind})" for path, kind in kaggle_paths.find_networks(self.kinds).items()]
+            attached = ", ".join(found[:4]) + (", ..." if found[4:] else "")
             raise UserError(
-                f"{self.extractor}: {weights} is not here and the hub doesn't give it ({reason}): "
+                f"{self.extractor}: {weights} is not cached and cannot be downloaded ({reason}): "
                 f"{f'attached are {attached}: choose one with {self.flag}; or ' if attached else ''}"
                 f"{self.ways_out}"
             ) from None
@@ -153,10 +170,15 @@ class Pretrained:
             )
         file_content.check_content(folder / "config.json")
         kind = self.read_json(folder / "config.json").get("model_type")
-        if self.find_network(kind) is None:
+        if not isinstance(kind, str | None) or self.find_network(kind) is None:
             raise UserError(
-                f"{self.extractor}: {folder} holds a model of type {kind}, not {', '.join(self.kinds)}: "
+                f"{self.extractor}: {folder} holds a model of type {str(kind)[:60]}, not {self.wanted}: "
                 f"{self.ways_out}"
+            )
+        if (folder / "adapter_config.json").exists():  # it names a network elsewhere, which peft would load
+            raise UserError(
+                f"{self.extractor}: {folder} holds an adapter (adapter_config.json): merge it into the "
+                "network (merge_and_unload) and save that"
             )
         if not self.list_weights(folder):
             raise UserError(
@@ -178,17 +200,33 @@ class Pretrained:
         return sorted(folder.glob(SAFE)) or sorted(folder.glob(PICKLED))
 
     def find_missing(self, folder: Path) -> list[str]:
-        """The parts of the weights that a folder's index names and that are not there."""
-        index = folder / "model.safetensors.index.json"
+        """The parts of the weights that are not there: an index names them, or the names of other parts tell
+        their number. UserError for an index with names of other places."""
+        files = self.list_weights(folder)
+        kind = PICKLED if files and files[0].suffix == ".bin" else SAFE
+        index = folder / INDEX[kind]
         named = self.read_json(index).get("weight_map") if index.is_file() else None
         names = set(map(str, named.values())) if isinstance(named, dict) else set()
+        for name in names:
+            if not re.fullmatch(PLAIN, name) or not fnmatch(name, kind):
+                raise UserError(
+                    f"{self.extractor}: {index} names {name[:60]!r}, which is no {kind} beside it: "
+                    f"{self.ways_out}"
+                )
+        if not any((folder / whole).is_file() for whole in ("model.safetensors", "pytorch_model.bin")):
+            for match in (re.fullmatch(PART, path.name) for path in files):
+                count = int(match[2]) if match else 0
+                names |= {f"{match[1]}-{n:05}-of-{match[2]}.{match[3]}" for n in range(1, count + 1) if match}
         return sorted(name for name in names if not (folder / name).is_file())
 
     def read_json(self, path: Path) -> dict:
         """A JSON object from a file; UserError if it isn't one."""
         try:
+            if path.stat().st_size > LARGEST_JSON:
+                raise ValueError(f"larger than {LARGEST_JSON >> 20} MB")
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            list_values(content)
+        except (OSError, ValueError, RecursionError) as error:
             raise_if_temporary(path, error)
             raise UserError(
                 f"{self.extractor}: {path} is not readable as JSON ({' '.join(str(error).split())[:80]})"
@@ -209,6 +247,7 @@ class Pretrained:
                 made_by = getattr(transformers, name)
                 held = sum(path.stat().st_size for path in self.list_weights(folder))
                 config = made_by.config_class.from_pretrained(str(folder), local_files_only=True)
+                config.transformers_weights = None  # it may name other files than those that were checked
                 _check_size(made_by, config, held)
                 safe = any(folder.glob(SAFE))
                 network, report = made_by.from_pretrained(
@@ -217,8 +256,8 @@ class Pretrained:
                     state_dict=None if safe else self._read_pickles(folder),
                     local_files_only=True,
                     use_safetensors=True,
-                    dtype=torch.float32,
                     output_loading_info=True,
+                    **{"dtype" if hasattr(config, "dtype") else "torch_dtype": torch.float32},  # before 4.56
                 )
             except (
                 Exception
@@ -238,15 +277,17 @@ class Pretrained:
         return network
 
     def check_numbers(self, path: Path) -> None:
-        """UserError where a setting in a JSON file is too large to be true, or asks for code."""
+        """UserError where a setting in a JSON file is impossible, or asks for code."""
         for key, value in list_values(self.read_json(path)):
             most = MOST_LAYERS if "layers" in key else LARGEST
             if isinstance(value, (int, float)) and not abs(value) <= most:
-                raise UserError(f"{self.extractor}: {path}: {key} is too large to be true")
+                raise UserError(f"{self.extractor}: {path}: {key} is {str(value)[:20]}, at most {most:,}")
+            if key.endswith("stride") and isinstance(value, (int, float)) and value < 1:
+                raise UserError(f"{self.extractor}: {path}: {key} is {value}, at least 1")
             if key.endswith("_implementation") and value not in IMPLEMENTATIONS:
                 raise UserError(
-                    f"{self.extractor}: {path}: {key} asks for code from elsewhere, which is never "
-                    "run: remove it"
+                    f"{self.extractor}: {path}: {key} names an implementation outside transformers, which is "
+                    "never run: remove it"
                 )
 
     def _read_pickles(self, folder: Path) -> dict[str, torch.Tensor]:
@@ -258,12 +299,14 @@ class Pretrained:
         return state
 
 
-def list_values(value: Any, key: str = "it") -> list[tuple[str, Any]]:
-    """(key, value) of every number and text in JSON."""
+def list_values(value: Any, key: str = "it", depth: int = 0) -> list[tuple[str, Any]]:
+    """(key, value) of every number and text in JSON; ValueError where it is nested too deep."""
+    if depth > DEEPEST:
+        raise ValueError(f"nested more than {DEEPEST} deep")
     if isinstance(value, dict):
-        return [pair for name, inner in value.items() for pair in list_values(inner, str(name))]
+        return [pair for name, inner in value.items() for pair in list_values(inner, str(name), depth + 1)]
     if isinstance(value, list):
-        return [pair for inner in value for pair in list_values(inner, key)]
+        return [pair for inner in value for pair in list_values(inner, key, depth + 1)]
     return [(key, value)]
 
 
