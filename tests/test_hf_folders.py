@@ -83,6 +83,10 @@ def test_settings_that_no_network_has(tmp_path: Path) -> None:
     deep = change("config.json")
     (deep / "config.json").write_text("[" * 200_000)
     refuse(deep, "config.json is not readable as JSON")
+    save("clap", tmp_path / "clap")
+    audio = {**json.loads((tmp_path / "clap" / "config.json").read_text())["audio_config"], "depths": [10**7]}
+    clap = make_changer(tmp_path / "clap")("config.json", audio_config=audio)
+    refuse(clap, "depths is 10000000, at most 1,000")
     adapted = change("config.json")
     (adapted / "adapter_config.json").write_text('{"base_model_name_or_path": "them/other"}')
     refuse(adapted, "holds an adapter .*merge_and_unload")

@@ -279,7 +279,7 @@ class Pretrained:
     def check_numbers(self, path: Path) -> None:
         """UserError where a setting in a JSON file is impossible, or asks for code."""
         for key, value in list_values(self.read_json(path)):
-            most = MOST_LAYERS if "layers" in key else LARGEST
+            most = MOST_LAYERS if "layers" in key or "depth" in key else LARGEST
             if isinstance(value, (int, float)) and not abs(value) <= most:
                 raise UserError(f"{self.extractor}: {path}: {key} is {str(value)[:20]}, at most {most:,}")
             if key.endswith("stride") and isinstance(value, (int, float)) and value < 1:
@@ -314,8 +314,16 @@ def _check_size(made_by: Any, config: Any, held: int) -> None:
     """ValueError where a network has far more numbers than the files of `held` bytes: transformers takes the
     memory first."""
     import torch
+    from torch.overrides import TorchFunctionMode
 
-    with torch.device("meta"):
+    class WithSteps(TorchFunctionMode):
+        """Real numbers of torch.linspace: transformers before 5 reads dropout rates from them."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            real = {"device": "cpu"} if function is torch.linspace else {}
+            return function(*args, **{**(kwargs or {}), **real})
+
+    with torch.device("meta"), WithSteps():
         network = made_by(config)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     tables = sum(buffer.numel() for buffer in network.buffers())
