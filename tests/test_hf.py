@@ -159,7 +159,7 @@ def test_layers_of_several_sizes(tmp_path: Path) -> None:
 
 
 def test_layers_are_whole_numbers() -> None:
-    with pytest.raises(UserError, match="--layer '4', 'b': must be whole numbers, for example --layer 4 8"):
+    with pytest.raises(UserError, match="--layer 4 b: must be whole numbers, for example --layer 4 8"):
         get_features.main(["--extractor", "hf", "--weights", "w", "--layer", "4", "b"])
 
 

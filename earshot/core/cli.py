@@ -216,6 +216,7 @@ def _extract_message(boxed: str, groups: dict[str, Any]) -> str:
         several = re.fullmatch(r"Error parsing (--\S+): Could not find valid parse .*?: \[(.*)\]", text)
         hints = {to_flag(k): v for one in groups.values() for k, v in get_type_hints(type(one)).items()}
         if several and hints.get(several[1]) == tuple[int, ...]:
-            return f"{several[1]} {several[2]}: must be whole numbers, for example {several[1]} 4 8"
+            given = " ".join(re.findall(r"'(.*?)'", several[2]))
+            return f"{several[1]} {given}: must be whole numbers, for example {several[1]} 4 8"
         return text
     return f"{wrong[1]} {wrong[3]}: must be a {'whole ' if 'int' in wrong[2] else ''}number"
