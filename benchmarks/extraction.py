@@ -337,7 +337,7 @@ def main() -> None:
             "of all threads that make passes. `--short-clips` makes other embeddings than the padded "
             "network. `hf` (`--only hf`): base models with random weights; the usual loop is the model "
             "card's, a clip at a time in fp32,",
-            "on as many threads as ours. Whisper computes 30 s whatever the clip. bf16 only where it is faster.",
+            "on as many threads as ours. Whisper computes 30 s whatever the clip. bf16 only where faster.",
         ]
         keep_rows(f"Extraction on {machine()}", about, HEADER, lines)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,8 @@ def make_waves(rate: int) -> list[np.ndarray]:
     return [synthetic(seconds, rate, seed) for seed, seconds in enumerate(SECONDS)]
 
 
-def compute(network: Any, processor: Any, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(D, t): what transformers makes of a wave alone, frames of its real part only; and (D,), what the
-    network pools itself, if it does."""
+def run(network: Any, processor: Any, wave: np.ndarray, **more: Any) -> tuple[Any, Any]:
+    """The audio encoder of a network, and its output for a wave alone."""
     import torch
 
     inputs = processor(wave, sampling_rate=processor.sampling_rate, return_tensors="pt")
@@ -47,7 +45,13 @@ def compute(network: Any, processor: Any, wave: np.ndarray) -> tuple[np.ndarray,
     if "is_longer" in inputs:
         inputs["is_longer"] = torch.zeros(1, 1, dtype=torch.bool)
     with torch.inference_mode():
-        output = encoder(**inputs)
+        return encoder, encoder(**inputs, **more)
+
+
+def compute(network: Any, processor: Any, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(D, t): what transformers makes of a wave alone, frames of its real part only; and (D,), what the
+    network pools itself, if it does."""
+    encoder, output = run(network, processor, wave)
     pooled, state = getattr(output, "pooler_output", None), output.last_hidden_state[0]
     if state.ndim == 3:
         state = state.mean(1).T
@@ -126,6 +130,39 @@ def test_layers(tmp_path: Path) -> None:
         make(tmp_path, views=("layers",))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_last_layer_is_the_output_where_transformers_says_so(family: str, tmp_path: Path) -> None:
+    network, processor = save(family, tmp_path)
+    wave = synthetic(1.0, processor.sampling_rate)
+    _, output = run(network, processor, wave, output_hidden_states=True)
+    last, states = output.last_hidden_state, output.hidden_states
+    same = states[-1].shape == last.shape and bool((states[-1] - last).abs().max() < 1e-5)
+    assert same or family not in ("wav2vec2", "wavlm", "whisper", "pe_audio")
+    usual, named = (make(tmp_path, 1.0, layer=layer).extract([wave], [0.0], 1)[0] for layer in ((), (-1,)))
+    one, other = (clip.views["frames"].astype(np.float32) for clip in (usual, named))
+    if same:
+        assert one.shape == other.shape and np.allclose(one, other, atol=2e-3)
+    first = make(tmp_path, 1.0, layer=(0, -1)).extract([wave], [0.0], 1)[0].views["frames"]
+    assert first.shape[1] == states[0].shape[1 if states[0].ndim == 4 else 2], "of the first one named"
+
+
+def test_layers_of_several_sizes(tmp_path: Path) -> None:
+    save("clap", tmp_path)
+    with pytest.raises(
+        UserError, match="--layer 0 4: these layers have different sizes: choose one"
+    ) as error:
+        make(tmp_path, views=("layers",), layer=(0, 4))
+    assert "\n" not in str(error.value)
+    assert make(tmp_path, views=("layers",), layer=(-1, -2)).shapes["layers"][:2] == (128, 2)
+    with pytest.raises(UserError, match="--layer 5: this network has the layers 0 to 4"):
+        make(tmp_path, layer=(5,))
+
+
+def test_layers_are_whole_numbers() -> None:
+    with pytest.raises(UserError, match="--layer 4 b: must be whole numbers, for example --layer 4 8"):
+        get_features.main(["--extractor", "hf", "--weights", "w", "--layer", "4", "b"])
+
+
 def test_wrapped_windows_are_real_to_their_end(tmp_path: Path) -> None:
     save("wavlm", tmp_path)
     views = make(tmp_path, pad="wrap").extract([synthetic(0.6, 16000)], [0.0], 1)[0].views
@@ -166,35 +203,6 @@ def refuse(folder: Path, match: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_folders_that_are_no_encoder(tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    save("wav2vec2", whole)
-
-    def change(name: str, **values: Any) -> Path:
-        folder = tmp_path / f"changed{len(list(tmp_path.iterdir()))}"
-        shutil.copytree(whole, folder)
-        saved = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps({**saved, **values}))
-        return folder
-
-    refuse(change("config.json", model_type="bert"), "holds a model of type bert, not audio-spectrogram")
-    refuse(change("config.json", model_type=None), "holds a model of type None")
-    refuse(change("config.json", num_hidden_layers=3), "lack .* of the network's tensors")
-    refuse(change("preprocessor_config.json", sampling_rate=0), "no sampling rate from 1000 to 192000")
-    refuse(change("preprocessor_config.json", feature_size=10**12), "feature_size is too large to be true")
-    refuse(
-        change("preprocessor_config.json", feature_extractor_type="Other"),
-        "is a Other, but this network takes a",
-    )
-    lacking = change("config.json")
-    (lacking / "preprocessor_config.json").unlink()
-    refuse(lacking, "has no preprocessor_config.json")
-    refuse(tmp_path / "absent", "no such folder, and not a hub id")
-    refuse(change("config.json", num_hidden_layers=10**8), "num_hidden_layers is too large to be true")
-    refuse(change("config.json", hidden_size=10**5), "describe [0-9,]+ parameters, but the files have")
-    refuse(change("config.json", attn_implementation="them/kernel"), "asks for code from elsewhere")
-
-
 def test_a_folders_code_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is the user asked whether it may run."""
     monkeypatch.setattr("builtins.input", lambda *question: pytest.fail("asked"))
@@ -214,48 +222,6 @@ def test_a_folders_code_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         refuse(tmp_path, "evil, (not|but)")
         (tmp_path / name).write_text(json.dumps(plain))
     assert not (tmp_path / "ran").exists()
-
-
-def test_weights_that_are_published_as_pickles(tmp_path: Path) -> None:
-    """As those of WavLM: read as plain data, with the names that older versions gave; never unpickled."""
-    import torch
-    from safetensors.torch import load_file
-
-    save("wavlm", tmp_path)
-    wave = synthetic(1.0, 16000)
-    want = make(tmp_path).extract([wave], [0.0], 1)[0].views
-    state = load_file(tmp_path / "model.safetensors")
-    (tmp_path / "model.safetensors").unlink()
-    refuse(tmp_path, "has no model.safetensors")
-    old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-    renamed = {}
-    for name, values in state.items():
-        for new, before in old.items():
-            name = name.replace(new, before)
-        renamed[f"wavlm.{name}"] = values
-    assert any(name.endswith("weight_g") for name in renamed)
-    torch.save({**renamed, "lm_head.weight": torch.zeros(3, 32)}, tmp_path / "pytorch_model.bin")
-    assert tmp_path / "pytorch_model.bin" in hf.WEIGHTS.find_files(str(tmp_path)), "part of the fingerprint"
-    found = make(tmp_path).extract([wave], [0.0], 1)[0].views
-    for view, values in want.items():
-        assert np.array_equal(values, found[view])
-    torch.save({"evil": torch.nn.Linear(1, 1)}, tmp_path / "pytorch_model.bin")
-    refuse(tmp_path, "cannot be loaded .*Linear")
-
-
-def test_half_precision_and_parts(tmp_path: Path) -> None:
-    """Of large networks: computed in fp32; a missing part is named."""
-    network, processor = save("whisper", tmp_path)
-    network.half().save_pretrained(tmp_path, max_shard_size="100KB")
-    (tmp_path / "model.safetensors").unlink()
-    parts = sorted(tmp_path.glob("model-*.safetensors"))
-    assert len(parts) > 1
-    assert make(tmp_path).extract([synthetic(1.0, 16000)], [0.0], 1)[0].views["pooled"].any()
-    whole = parts[1].read_bytes()
-    parts[1].write_bytes(whole[: len(whole) // 2])
-    refuse(tmp_path, "cannot be loaded")
-    parts[1].unlink()
-    refuse(tmp_path, f"lacks {parts[1].name}, a part of the weights")
 
 
 def test_no_weights_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

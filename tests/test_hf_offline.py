@@ -106,7 +106,7 @@ def test_a_run_is_bundled_with_its_encoder(attached: Path, tmp_path: Path) -> No
     (weights / "wavlm-base-plus").rename(weights / "renamed")
     assert predicted(run, notebook).stdout == want, "by content"
     shutil.rmtree(weights)
-    assert "w/wavlm-base-plus is not here" in refused(predicted(run, notebook, ok=None))
+    assert "w/wavlm-base-plus is not cached" in refused(predicted(run, notebook, ok=None))
     said = script("doctor.py", cwd=notebook, ok=None).stdout
     assert f"warning: weights: {run} needs w/wavlm-base-plus for new audio" in said
     said = script_module("bundle", "--runs", run, cwd=notebook)

@@ -14,7 +14,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from earshot.core import help_pages, process
 from earshot.core.config import check
@@ -158,7 +158,7 @@ def parse(
             parsed, unknown = tyro.cli(flags, args=argv, description=description, return_unknown_args=True)
     except SystemExit as leaving:
         if leaving.code:
-            raise UserError(_extract_message(printed.getvalue())) from None
+            raise UserError(_extract_message(printed.getvalue(), groups)) from None
         raise
     known = [to_flag(f.name) for value in groups.values() for f in dataclasses.fields(value)]
     collected: dict[str, str] = {}
@@ -199,7 +199,7 @@ def _split_equals(argument: str) -> list[str]:
     return argument.split("=", 1) if argument.startswith("--") and "=" in argument else [argument]
 
 
-def _extract_message(boxed: str) -> str:
+def _extract_message(boxed: str, groups: dict[str, Any]) -> str:
     """The first paragraph of tyro's boxed message, which says what is wrong."""
     lines = []
     for line in boxed.splitlines():
@@ -213,5 +213,10 @@ def _extract_message(boxed: str) -> str:
         r"Error parsing (--\S+): (invalid literal for int|could not convert string to float).*?('.*')", text
     )
     if wrong is None:
+        several = re.fullmatch(r"Error parsing (--\S+): Could not find valid parse .*?: \[(.*)\]", text)
+        hints = {to_flag(k): v for one in groups.values() for k, v in get_type_hints(type(one)).items()}
+        if several and hints.get(several[1]) == tuple[int, ...]:
+            given = " ".join(re.findall(r"'(.*?)'", several[2]))
+            return f"{several[1]} {given}: must be whole numbers, for example {several[1]} 4 8"
         return text
     return f"{wrong[1]} {wrong[3]}: must be a {'whole ' if 'int' in wrong[2] else ''}number"

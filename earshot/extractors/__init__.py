@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 USUAL = "logmel"  # needs no weights: error lines propose it first
-_HELPERS = {"ast_fast", "base", "hub", "mel", "onnx_file", "onnx_probe", "torch_weights"}
+_HELPERS = {"ast_fast", "base", "hf_processor", "hub", "mel", "onnx_file", "onnx_probe", "torch_weights"}
 
 
 def list_names() -> list[str]:

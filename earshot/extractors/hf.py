@@ -22,110 +22,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from earshot.core.errors import UserError
+from earshot.core.device import is_out_of_memory
+from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.kinds import Kind
 from earshot.extractors import hub
+from earshot.extractors.hf_processor import (  # the first for other modules
+    NETWORKS,  # noqa: F401
+    SHORTEST,
+    FineTunedEncoder,
+    NativeEncoder,
+    find_fixed_seconds,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# model_type -> classes of transformers: the network, and its feature extractor
-_WAVE = "Wav2Vec2FeatureExtractor"
-NETWORKS = {
-    "audio-spectrogram-transformer": ("ASTModel", "ASTFeatureExtractor"),
-    "clap": ("ClapModel", "ClapFeatureExtractor"),
-    "clap_audio_model": ("ClapAudioModel", "ClapFeatureExtractor"),
-    "data2vec-audio": ("Data2VecAudioModel", _WAVE),
-    "hubert": ("HubertModel", _WAVE),
-    "moonshine": ("MoonshineModel", _WAVE),
-    "parakeet_encoder": ("ParakeetEncoder", "ParakeetFeatureExtractor"),
-    "pe_audio": ("PeAudioModel", "PeAudioFeatureExtractor"),
-    "pe_audio_encoder": ("PeAudioEncoder", "PeAudioFeatureExtractor"),
-    "sew": ("SEWModel", _WAVE),
-    "sew-d": ("SEWDModel", _WAVE),
-    "unispeech": ("UniSpeechModel", _WAVE),
-    "unispeech-sat": ("UniSpeechSatModel", _WAVE),
-    "wav2vec2": ("Wav2Vec2Model", _WAVE),
-    "wav2vec2-bert": ("Wav2Vec2BertModel", "SeamlessM4TFeatureExtractor"),
-    "wav2vec2-conformer": ("Wav2Vec2ConformerModel", _WAVE),
-    "wavlm": ("WavLMModel", _WAVE),
-    "whisper": ("WhisperModel", "WhisperFeatureExtractor"),
-}
 AUDIO_PARTS = {"clap": "audio_model", "pe_audio": "audio_encoder"}  # beside a text model
-SHORTEST = 0.1  # seconds: the convolutions in front of some networks need 25 ms
 LONG = 20.0  # seconds: two such windows in a pass take longer than one by one, by a CPU's caches
 LONGEST = 30.0  # seconds, where the network has no limit of its own: attention's cost grows with their square
-
-
-@dataclass(frozen=True)
-class NativeEncoder(hub.Pretrained):
-    """A folder or hub id of any network in `NETWORKS`."""
-
-    files: tuple[str, ...] = (
-        "config.json",
-        "preprocessor_config.json",
-        "processor_config.json",
-        "*.safetensors",
-        "*.safetensors.index.json",
-    )
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Every `model_type` that it takes."""
-        return tuple(NETWORKS)
-
-    def find_network(self, kind: str | None) -> str | None:
-        """See `hub.Pretrained.find_network`; None, too, for a type that isn't listed."""
-        return NETWORKS[kind][0] if kind in NETWORKS else None
-
-    def load_processor(self, folder: Path) -> Any:
-        """transformers' own feature extractor of a folder.
-
-        Raises:
-            UserError: there is none, or one whose sizes make no sense.
-        """
-        found = [folder / name for name in self.files[1:3] if (folder / name).is_file()]
-        if not found:
-            raise UserError(
-                f"{self.extractor}: {folder} has no preprocessor_config.json, which says what the network "
-                "takes: save the feature extractor there, too (save_pretrained does)"
-            )
-        for path in found:
-            self.check_numbers(path)
-        _, name = NETWORKS[self.read_json(folder / "config.json")["model_type"]]
-        saved = [self.read_json(path) for path in found]
-        named = [each.get("feature_extractor", each) for each in saved]
-        types = [each.get("feature_extractor_type", name) for each in named if isinstance(each, dict)]
-        wrong = [kind for kind in types if kind != name]
-        if wrong:
-            raise UserError(
-                f"{self.extractor}: the feature extractor in {folder} is a {wrong[0]}, but this network "
-                f"takes a {name}"
-            )
-        with self.explain(folder, "feature extractor"):
-            import transformers
-
-            # by its class: what looks it up by the folder's names would offer to run the folder's code
-            processor = getattr(transformers, name).from_pretrained(str(folder), local_files_only=True)
-        rate = getattr(processor, "sampling_rate", None)
-        if not isinstance(rate, int) or not 1000 <= rate <= 192000:
-            raise UserError(f"{self.extractor}: {found[0]} names no sampling rate from 1000 to 192000 Hz")
-        return processor
-
-
-class FineTunedEncoder(NativeEncoder):
-    """The same for a head, which has other ways out."""
-
-    @property
-    def ways_out(self) -> str:
-        """See `hub.Pretrained.ways_out`."""
-        return (
-            "go online once, or give --head.weights FOLDER (config.json, preprocessor_config.json and "
-            "model.safetensors, for example an attached Kaggle dataset), or take another head on frozen "
-            "features (--head linear)"
-        )
-
 
 WEIGHTS = NativeEncoder("hf", "", "", "ast, efficientat or logmel")
 FINE_TUNED = FineTunedEncoder("encoder", "", "", "", flag="--head.weights")
@@ -222,11 +137,16 @@ class Extractor(hub.Extractor):
         self.accepted = set(inspect.signature(self.network.forward).parameters)
         try:
             self.shapes = self._try_shapes()
-        except IndexError:
-            layers = self.network.config.num_hidden_layers
+        except UserError:
+            raise
+        except Exception as error:  # of settings that fit the weights, but no window: a step of 0, a width
+            if isinstance(error, MemoryError) or is_out_of_memory(error):
+                raise
+            raise_if_temporary(folder, error)
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise UserError(
-                f"hf: --layer {' '.join(map(str, self.settings.layer))}: this network has the layers 0 to "
-                f"{layers}"
+                f"hf: the network in {folder} fails on a window of {self.window.seconds:g} s ({reason}): set "
+                "other --seconds or --weights"
             ) from None
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
@@ -265,8 +185,16 @@ class Extractor(hub.Extractor):
         layers = self.settings.layer
         with torch.autocast("cpu", torch.bfloat16) if self.halved else contextlib.nullcontext():
             output = self.network(**inputs, output_hidden_states=bool(layers))
-        states = [output.hidden_states[layer] for layer in layers] if layers else [output.last_hidden_state]
-        frames = [self.to_frames(state.float()) for state in states]
+        states = [output.last_hidden_state]
+        if layers:
+            known = output.hidden_states
+            if any(not -len(known) <= layer < len(known) for layer in layers):
+                raise UserError(
+                    f"hf: --layer {' '.join(map(str, layers))}: this network has the layers 0 to "
+                    f"{len(known) - 1}"
+                )
+            states = [known[layer] for layer in layers]
+        frames = [self.to_frames(state.float(), output.last_hidden_state) for state in states]
         mask = inputs.get("attention_mask")
         count = frames[0].shape[2]
         if self.fixed:
@@ -279,23 +207,29 @@ class Extractor(hub.Extractor):
         pooled = frames[0].mean(dim=2)
         if not layers and getattr(output, "pooler_output", None) is not None:
             pooled = output.pooler_output.float()
-        views = {
-            "pooled": pooled[:, :, None, None],
-            "frames": frames[0][:, :, None],
-            "layers": torch.stack(frames, dim=2),
-        }
+        views = {"pooled": pooled[:, :, None, None], "frames": frames[0][:, :, None]}
+        if "layers" in self.views:
+            if len({each.shape for each in frames}) > 1:
+                raise UserError(
+                    f"hf: --layer {' '.join(map(str, layers))}: these layers have different sizes: choose one"
+                )
+            views["layers"] = torch.stack(frames, dim=2)
         return {view: views[view] for view in self.views}
 
-    def to_frames(self, state: torch.Tensor) -> torch.Tensor:
-        """(B, D, T) of a hidden state: tokens (B, T, D), AST's (B, 2 + F x T, D), CLAP's map (B, D, F, T)."""
+    def to_frames(self, state: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """(B, D, T) of a hidden state: tokens (B, T, D), AST's (B, 2 + F x T, D), CLAP's map (B, D, F, T).
+
+        Args:
+            last: the network's output, which has no token for the whole.
+        """
         if state.ndim == 4:
             return state.mean(dim=2)
         if self.kind == "audio-spectrogram-transformer":
             config = self.network.config
             rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
             return state[:, 2:].unflatten(1, (rows, -1)).mean(dim=1).transpose(1, 2)
-        if self.kind == "pe_audio_encoder" and self.settings.layer:
-            state = state[:, 1:]  # the hidden layers have a token for the whole in front
+        if self.kind == "pe_audio_encoder" and state.shape[1] > last.shape[1]:
+            state = state[:, 1:]  # the layers before the last have a token for the whole in front
         return state.transpose(1, 2)
 
 
@@ -382,16 +316,3 @@ def simplify(network: nn.Module, halve: bool) -> None:
             parametrize.remove_parametrizations(module, name)
         if halve and isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             module.to(torch.bfloat16)
-
-
-def find_fixed_seconds(processor: Any) -> float | None:
-    """The seconds that a feature extractor always fills, whatever it is given; None: any length is taken as
-    it is."""
-    kind = type(processor).__name__
-    if kind == "WhisperFeatureExtractor":
-        return processor.n_samples / processor.sampling_rate
-    if kind == "ClapFeatureExtractor":
-        return processor.nb_max_samples / processor.sampling_rate
-    if kind == "ASTFeatureExtractor":
-        return processor.max_length / 100  # frames of 10 ms
-    return None

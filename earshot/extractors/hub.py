@@ -10,11 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from earshot.core import file_content, kaggle_paths
 from earshot.core.errors import UserError, raise_if_temporary
+from earshot.core.files import LARGEST_JSON
 from earshot.extractors import base
 
 if TYPE_CHECKING:
@@ -22,7 +24,16 @@ if TYPE_CHECKING:
 
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
+INDEX = {SAFE: "model.safetensors.index.json", PICKLED: "pytorch_model.bin.index.json"}
+# what is downloaded of these: repositories often hold copies of other precisions and for other libraries
+PUBLISHED = {
+    SAFE: ["model.safetensors", "model-*-of-*.safetensors"],
+    PICKLED: ["pytorch_model.bin", "pytorch_model-*-of-*.bin", INDEX[PICKLED]],
+}
+PART = r"(model|pytorch_model)-\d{5}-of-(\d{5})\.(safetensors|bin)"
+PLAIN = r"\w[\w.-]{0,150}"  # a name of a part beside its index
 LARGEST = 10**7  # of a folder's settings: what they size is made before it can be checked
+DEEPEST = 50  # lists and objects within one another
 MOST_LAYERS = 1000
 MOST_TABLES = 10**8  # numbers that a network computes from its settings, such as positions
 IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention; others may be code from the hub
@@ -51,7 +62,8 @@ class Pretrained:
         SAFE,
         "*.safetensors.index.json",
     )
-    """Patterns of the files that define a network: they are downloaded, and enter the fingerprint."""
+    """Patterns of the files that define a network: they enter the fingerprint, and are downloaded (of the
+    weights, those in `PUBLISHED`)."""
 
     def find_network(self, kind: str | None) -> str | None:
         """The class of transformers for a `model_type`, None for one that this extractor does not take."""
@@ -61,6 +73,11 @@ class Pretrained:
     def kinds(self) -> tuple[str, ...]:
         """Every `model_type` that it takes."""
         return (self.kind,)
+
+    @property
+    def wanted(self) -> str:
+        """What `kinds` are, in a few words."""
+        return ", ".join(self.kinds)
 
     @property
     def ways_out(self) -> str:
@@ -94,20 +111,20 @@ class Pretrained:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(weights, allow_patterns=list(self.files), etag_timeout=5))
+            patterns = [pattern for pattern in self.files if pattern != SAFE] + PUBLISHED[SAFE]
+            folder = Path(snapshot_download(weights, allow_patterns=patterns, etag_timeout=5))
             if not any(folder.glob(SAFE)):  # older models are published as pickles only
-                snapshot_download(weights, allow_patterns=PICKLED, etag_timeout=5)
+                snapshot_download(weights, allow_patterns=PUBLISHED[PICKLED], etag_timeout=5)
         except (
             Exception
         ) as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
             text = f"{type(error).__name__} {error}"
             offline = "Connect" in text or "LocalEntryNotFound" in text or "OfflineMode" in text
             reason = "no connection" if offline else " ".join(str(error).split())[:80] or type(error).__name__
-            attached = ", ".join(
-                f"{path} ({kind})" for path, kind in kaggle_paths.find_networks(self.kinds).items()
-            )
+            found = [f"{path} ({kind})" for path, kind in kaggle_paths.find_networks(self.kinds).items()]
+            attached = ", ".join(found[:4]) + (", ..." if found[4:] else "")
             raise UserError(
-                f"{self.extractor}: {weights} is not here and the hub doesn't give it ({reason}): "
+                f"{self.extractor}: {weights} is not cached and cannot be downloaded ({reason}): "
                 f"{f'attached are {attached}: choose one with {self.flag}; or ' if attached else ''}"
                 f"{self.ways_out}"
             ) from None
@@ -154,10 +171,15 @@ class Pretrained:
             )
         file_content.check_content(folder / "config.json")
         kind = self.read_json(folder / "config.json").get("model_type")
-        if self.find_network(kind) is None:
+        if not isinstance(kind, str | None) or self.find_network(kind) is None:
             raise UserError(
-                f"{self.extractor}: {folder} holds a model of type {kind}, not {', '.join(self.kinds)}: "
+                f"{self.extractor}: {folder} holds a model of type {str(kind)[:60]}, not {self.wanted}: "
                 f"{self.ways_out}"
+            )
+        if (folder / "adapter_config.json").exists():  # it names a network elsewhere, which peft would load
+            raise UserError(
+                f"{self.extractor}: {folder} holds an adapter (adapter_config.json): merge it into the "
+                "network (merge_and_unload) and save that"
             )
         if not self.list_weights(folder):
             raise UserError(
@@ -179,17 +201,33 @@ class Pretrained:
         return sorted(folder.glob(SAFE)) or sorted(folder.glob(PICKLED))
 
     def find_missing(self, folder: Path) -> list[str]:
-        """The parts of the weights that a folder's index names and that are not there."""
-        index = folder / "model.safetensors.index.json"
+        """The parts of the weights that are not there: an index names them, or the names of other parts tell
+        their number. UserError for an index with names of other places."""
+        files = self.list_weights(folder)
+        kind = PICKLED if files and files[0].suffix == ".bin" else SAFE
+        index = folder / INDEX[kind]
         named = self.read_json(index).get("weight_map") if index.is_file() else None
         names = set(map(str, named.values())) if isinstance(named, dict) else set()
+        for name in names:
+            if not re.fullmatch(PLAIN, name) or not fnmatch(name, kind):
+                raise UserError(
+                    f"{self.extractor}: {index} names {name[:60]!r}, which is no {kind} beside it: "
+                    f"{self.ways_out}"
+                )
+        if not any((folder / whole).is_file() for whole in ("model.safetensors", "pytorch_model.bin")):
+            for match in (re.fullmatch(PART, path.name) for path in files):
+                count = int(match[2]) if match else 0
+                names |= {f"{match[1]}-{n:05}-of-{match[2]}.{match[3]}" for n in range(1, count + 1) if match}
         return sorted(name for name in names if not (folder / name).is_file())
 
     def read_json(self, path: Path) -> dict:
         """A JSON object from a file; UserError if it isn't one."""
         try:
+            if path.stat().st_size > LARGEST_JSON:
+                raise ValueError(f"larger than {LARGEST_JSON >> 20} MB")
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            list_values(content)
+        except (OSError, ValueError, RecursionError) as error:
             raise_if_temporary(path, error)
             raise UserError(
                 f"{self.extractor}: {path} is not readable as JSON ({' '.join(str(error).split())[:80]})"
@@ -197,8 +235,7 @@ class Pretrained:
         return content if isinstance(content, dict) else {}
 
     def load(self, folder: Path) -> torch.nn.Module:
-        """The network from a folder, quietly, in fp32; UserError where tensors are missing or shapes
-        differ."""
+        """The network from a folder, quietly, in fp32; UserError where tensors are missing or do not fit."""
         made_by, config = self.check_size(folder)
         with self.explain(folder, "weights"):
             import torch
@@ -210,16 +247,15 @@ class Pretrained:
                 state_dict=None if safe else self._read_pickles(folder),
                 local_files_only=True,
                 use_safetensors=True,
-                dtype=torch.float32,
                 output_loading_info=True,
+                **{"dtype" if hasattr(config, "dtype") else "torch_dtype": torch.float32},  # before 4.56
             )
         # what replaces masked frames in pretraining is no part of the network that predicts
         lacking = sorted(key for key in report["missing_keys"] if not key.endswith("masked_spec_embed"))
         if lacking:
             raise UserError(
                 f"{self.extractor}: the weights in {folder} lack {len(lacking)} of the network's tensors "
-                f"(first: {lacking[0]}), so they are not a complete {made_by.__name__}: "
-                f"{self.ways_out}"
+                f"(first: {lacking[0]}), so they are not a complete {made_by.__name__}: {self.ways_out}"
             )
         return network
 
@@ -237,6 +273,7 @@ class Pretrained:
 
             made_by = getattr(transformers, name)
             config = made_by.config_class.from_pretrained(str(folder), local_files_only=True)
+            config.transformers_weights = None  # it may name other files than those that were checked
             _check_size(made_by, config, sum(path.stat().st_size for path in self.list_weights(folder)))
         return made_by, config
 
@@ -246,9 +283,7 @@ class Pretrained:
         with silence_transformers():
             try:
                 yield
-            except (
-                Exception
-            ) as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError, ...
+            except Exception as error:  # OSError, ValueError, RuntimeError, SafetensorError, ...
                 raise_if_temporary(folder, error)
                 text = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
                 reason = " ".join(text.split())[:160]
@@ -257,36 +292,38 @@ class Pretrained:
                 ) from None
 
     def check_numbers(self, path: Path) -> None:
-        """UserError where a setting in a JSON file is too large to be true, or asks for code."""
+        """UserError where a setting in a JSON file is impossible, or asks for code."""
         values = list_values(self.read_json(path))
         counts = Counter(key for key, _ in values if key.startswith("conv_"))  # an entry each is a layer
         for key, value in values:
-            most = MOST_LAYERS if "layers" in key or "conv_pos" in key else LARGEST
+            layers = any(part in key for part in ("layers", "depth", "conv_pos"))
+            most = MOST_LAYERS if layers else LARGEST
             if counts[key] > MOST_LAYERS:
                 raise UserError(f"{self.extractor}: {path}: {key} has more than {MOST_LAYERS} entries")
             if isinstance(value, (int, float)) and not abs(value) <= most:
-                raise UserError(f"{self.extractor}: {path}: {key} is too large to be true")
+                raise UserError(f"{self.extractor}: {path}: {key} is {str(value)[:20]}, at most {most:,}")
+            if key.endswith("stride") and isinstance(value, (int, float)) and value < 1:
+                raise UserError(f"{self.extractor}: {path}: {key} is {value}, at least 1")
             if key.endswith("_implementation") and value not in IMPLEMENTATIONS:
                 raise UserError(
-                    f"{self.extractor}: {path}: {key} asks for code from elsewhere, which is never "
-                    "run: remove it"
+                    f"{self.extractor}: {path}: {key} names an implementation outside transformers, which is "
+                    "never run: remove it"
                 )
 
     def _read_pickles(self, folder: Path) -> dict[str, torch.Tensor]:
         from earshot.extractors import torch_weights
 
-        state: dict[str, torch.Tensor] = {}
-        for path in self.list_weights(folder):
-            state |= torch_weights.load(path)
-        return state
+        return dict(pair for path in self.list_weights(folder) for pair in torch_weights.load(path).items())
 
 
-def list_values(value: Any, key: str = "it") -> list[tuple[str, Any]]:
-    """(key, value) of every number and text in JSON."""
+def list_values(value: Any, key: str = "it", depth: int = 0) -> list[tuple[str, Any]]:
+    """(key, value) of every number and text in JSON; ValueError where it is nested too deep."""
+    if depth > DEEPEST:
+        raise ValueError(f"nested more than {DEEPEST} deep")
     if isinstance(value, dict):
-        return [pair for name, inner in value.items() for pair in list_values(inner, str(name))]
+        return [pair for name, inner in value.items() for pair in list_values(inner, str(name), depth + 1)]
     if isinstance(value, list):
-        return [pair for inner in value for pair in list_values(inner, key)]
+        return [pair for inner in value for pair in list_values(inner, key, depth + 1)]
     return [(key, value)]
 
 
@@ -294,8 +331,16 @@ def _check_size(made_by: Any, config: Any, held: int) -> None:
     """ValueError where a network has far more numbers than the files of `held` bytes: transformers takes the
     memory first."""
     import torch
+    from torch.overrides import TorchFunctionMode
 
-    with torch.device("meta"):
+    class WithSteps(TorchFunctionMode):
+        """Real numbers of torch.linspace: transformers before 5 reads dropout rates from them."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            real = {"device": "cpu"} if function is torch.linspace else {}
+            return function(*args, **{**(kwargs or {}), **real})
+
+    with torch.device("meta"), WithSteps():
         network = made_by(config)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     tables = sum(buffer.numel() for buffer in network.buffers())
