@@ -26,7 +26,7 @@ COLUMNS = {
     "parameters": "parameters",
     "licence": "licence",
     "weights": "get",
-    "published score, frozen": "score",
+    "published score": "score",
     "good for": "good_for",
 }
 
@@ -210,7 +210,7 @@ def _format_encoders() -> list[str]:
         known = [f"{rate} Hz", f"{parameters} parameters" if parameters != "-" else "", weights]
         known += [
             f"licence {licence}" if licence != "-" else "",
-            f"published: {score}" if score != "-" else "",
+            f"published score {score}" if score != "-" else "",
         ]
         lines += [f"{name:10}{good_for}", f"{'':10}{flags}"]
         lines += textwrap.wrap(

@@ -77,7 +77,7 @@ class Extractor(base.Extractor):
         if path is None:
             source = SOURCES.get(Path(weights).name)
             hint = (
-                f"get it from {source} as {weights}, or name its place with --weights"
+                f"get it from {source}, and put it at {Path(weights).expanduser().absolute()}"
                 if source
                 else "give the path of an ONNX file"
             )
