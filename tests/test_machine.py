@@ -198,7 +198,7 @@ def test_packages_that_a_bundle_was_made_with(monkeypatch, tmp_path: Path) -> No
     monkeypatch.setenv("EARSHOT_ATTACHED", str(tmp_path))
     (tmp_path / "kit" / "SHA256SUMS").write_text("")
     count = len(packages.read_requirements())
-    assert packages.install() == [f"packages: all {count} are installed"] and not asked, "a stranger's"
+    assert packages.install() == [f"packages: all {count} are installed"] and not asked, "untrusted"
     assert not any("evil" in line or "onnxruntime" in line for line in lines(machine.check_code()))
 
     monkeypatch.setattr(packages, "SUMS", tmp_path / "kit" / "SHA256SUMS")

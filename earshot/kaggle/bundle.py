@@ -165,9 +165,9 @@ def find_weights(named: tuple[str, ...], runs: list[Path]) -> dict[str, Files]:
             if Path(name).name in [path.name for path in paths]:
                 raise UserError(f"--weights: two have the name {Path(name).name}: rename the folder")
             patterns = hf.WEIGHTS.files  # of networks that other extractors take, too
-            files = {file for pattern in patterns for file in folder.glob(pattern)}
-            files |= set(hf.WEIGHTS.list_weights(folder))
-            chosen.append((*_split_name(name), _list_cached(sorted(files))))
+            cached = {file for pattern in patterns for file in folder.glob(pattern)}
+            cached |= set(hf.WEIGHTS.list_weights(folder))
+            chosen.append((*_split_name(name), _list_cached(sorted(cached))))
     for path in runs:
         run = Run.open(path)
         if not run.config["record"]["features"]["weights"]:

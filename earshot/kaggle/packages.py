@@ -32,15 +32,15 @@ def read_requirements(path: Path = REQUIREMENTS) -> list[Any]:
     """The requirements of the scripts, parsed by `packaging`; those below the line "# tests" are left out, as
     is what is no requirement."""
     try:
-        from packaging.requirements import InvalidRequirement, Requirement
+        from packaging.requirements import Requirement
     except ImportError:
-        from pip._vendor.packaging.requirements import InvalidRequirement, Requirement
+        from pip._vendor.packaging.requirements import Requirement
 
     lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     lines = lines[: lines.index("# tests")] if "# tests" in lines else lines
     requirements = []
     for line in lines:
-        with contextlib.suppress(InvalidRequirement):  # empty, a comment, an option of pip
+        with contextlib.suppress(ValueError):  # InvalidRequirement: empty, a comment, an option of pip
             requirements.append(Requirement(re.split(r"(?:^|\s)#", line)[0].strip()))
     return requirements
 
