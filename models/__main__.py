@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 ENCODERS = Path(__file__).with_name("encoders.yaml")
+CLASSES = 50
 COLUMNS = {
     "encoder": "name",
     "flags of get_features.py": "flags",
@@ -24,7 +26,7 @@ COLUMNS = {
     "parameters": "parameters",
     "licence": "licence",
     "weights": "get",
-    "published score, frozen": "score",
+    "published score": "score",
     "good for": "good_for",
 }
 
@@ -199,6 +201,25 @@ def describe(head: nn.Module, shape: tuple[int, ...]) -> list[str]:
     return [*_format_table(rows, right=3), f"parameters: {total:,}"]
 
 
+def _format_encoders() -> list[str]:
+    """The table of encoders with a few lines each, as all of its columns are too wide for a terminal."""
+    _, *rows = list_encoders()
+    lines = []
+    for row in rows:
+        name, flags, rate, parameters, licence, weights, score, good_for = row
+        known = [f"{rate} Hz", f"{parameters} parameters" if parameters != "-" else "", weights]
+        known += [
+            f"licence {licence}" if licence != "-" else "",
+            f"published score {score}" if score != "-" else "",
+        ]
+        lines += [f"{name:10}{good_for}", f"{'':10}{flags}"]
+        lines += textwrap.wrap(
+            "; ".join(filter(None, known)), 110, initial_indent=" " * 10, subsequent_indent=" " * 10
+        )
+        lines.append("")
+    return lines
+
+
 def _format_table(rows: list[tuple[str, ...]], right: int = -1) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
@@ -213,20 +234,22 @@ def _format_table(rows: list[tuple[str, ...]], right: int = -1) -> list[str]:
 def run(args: argparse.Namespace) -> list[str]:
     """The lines that the command prints."""
     if args.encoders:
-        if args.recipe or args.head or args.input or args.option:
+        if args.recipe or args.head or args.input or args.option or args.classes is not None:
             raise models.HeadError("--encoders is a list: give it alone")
         return [
-            *_format_table(list_encoders()),
-            "",
+            *_format_encoders(),
             "--extractor hf takes any other audio encoder of transformers, by its hub id or folder; more: "
             "docs/encoders.md",
         ]
     if not args.recipe and not args.head:
-        if args.input or args.option:
-            raise models.HeadError("--input and --option describe one head: name it with --recipe or --head")
+        if args.input or args.option or args.classes is not None:
+            raise models.HeadError(
+                "--input, --option and --classes describe one head: name it with --recipe or --head"
+            )
         return list_all()
     if args.recipe and args.head:
         raise models.HeadError("give --recipe or --head, not both")
+    classes = CLASSES if args.classes is None else args.classes
     settings = dict(read_recipe(args.recipe)["head"]) if args.recipe else {"name": args.head}
     name, view = settings.pop("name"), settings.pop("view", None)
     options = {**settings, **parse_options(args.option)}
@@ -239,19 +262,18 @@ def run(args: argparse.Namespace) -> list[str]:
     view = view or models.get_kinds(name)[0]
     if args.input:
         shape = parse_shape(args.input)
-        title = f"{name} on {args.input}, {args.classes} classes"
+        title = f"{name} on {args.input}, {classes} classes"
     elif view in SHAPES:
         shape = SHAPES[view]
         assumed = ",".join(map(str, shape))
         title = (
-            f"{name} on {assumed} (assumed for its view {view}; --input D,F,T changes it), "
-            f"{args.classes} classes"
+            f"{name} on {assumed} (assumed for its view {view}; --input D,F,T changes it), {classes} classes"
         )
     else:
         raise models.HeadError(
             f"{name} takes the view {view}, whose shape is not known here: give --input D,F,T"
         )
-    head = models.build(name, shape, args.classes, **options)
+    head = models.build(name, shape, classes, **options)
     about = list_options(name) if args.head else []
     return [*about, title, "", *describe(head, shape)]
 
@@ -277,12 +299,14 @@ def main(argv: list[str] | None = None) -> int:
         help="set an option of the head (repeatable), e.g. --option channels=24,32,64",
     )
     parser.add_argument("--input", metavar="D,F,T", help="shape of the view: channels, frequency, time")
-    parser.add_argument("--classes", metavar="N", type=int, default=50, help="number of classes (default 50)")
+    parser.add_argument("--classes", metavar="N", type=int, help=f"number of classes (default {CLASSES})")
     try:
-        print("\n".join(run(parser.parse_args(argv))))
+        print("\n".join(run(parser.parse_args(argv))), flush=True)
     except models.HeadError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
     return 0
 
 

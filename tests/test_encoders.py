@@ -39,8 +39,12 @@ def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--encoders"]) == 0
     printed = capsys.readouterr().out
     assert all(row["flags"] in printed for row in ROWS) and "None" not in printed
-    assert command.main(["--encoders", "--head", "linear"]) == 2
-    assert capsys.readouterr().err == "error: --encoders is a list: give it alone\n"
+    assert max(map(len, printed.splitlines())) <= 120, "in a terminal"
+    for row in ROWS:
+        assert all(str(row[key]) in " ".join(printed.split()) for key in row if row[key]), row
+    for more in (["--head", "linear"], ["--classes", "50"]):
+        assert command.main(["--encoders", *more]) == 2
+        assert capsys.readouterr().err == "error: --encoders is a list: give it alone\n"
 
 
 def test_the_page_has_the_same_table() -> None:

@@ -171,15 +171,74 @@ def test_packages(monkeypatch, tmp_path: Path) -> None:
     assert (
         "--no-index" in asked[0] and str(wheels) in asked[0] and not any("torch" in part for part in asked[0])
     )
-    have["onnxruntime"] = None
-    (wheels / "requirements.txt").write_text(
-        "onnxruntime==1.20.0\ntyro==0.9\nevil @ https://evil.test/a.zip\n"
-    )
-    assert packages.install() == ["packages: installed tyro, kaggle, onnxruntime (from attached wheels)"]
-    assert "onnxruntime==1.20.0" in asked[1] and not any("evil" in part for part in asked[1])
     have["torch"] = None
     with pytest.raises(UserError, match="torch is not installed.*Python image"):
         packages.install()
+
+
+def test_packages_that_a_bundle_was_made_with(monkeypatch, tmp_path: Path) -> None:
+    """Installed from its own wheels only, never required; a list in any other folder names nothing."""
+    have = {"onnxruntime": None, "evil": None, "old": None}
+    monkeypatch.setattr(packages, "find_version", lambda name: have.get(name, "99"))
+    wheels = tmp_path / "kit" / "wheels"
+    wheels.mkdir(parents=True)
+    (wheels / "evil-1-py3-none-any.whl").write_bytes(b"")
+    listed = (
+        "-r other.txt\nonnxruntime==1.20.0  # note\nold==1; python_version < '3'\n\xff\n--index-url x\n"
+        "evil @ https://evil.test/a.zip\ntyro==0.9\ntorch==1.0\nnumpy  # note\n"
+    )
+    (wheels / "requirements.txt").write_text(listed, encoding="latin-1")
+    asked: list[list[str]] = []
+    code = [1]
+    monkeypatch.setattr(
+        packages.subprocess,
+        "run",
+        lambda command, **_: asked.append(command) or SimpleNamespace(returncode=code[0], stderr="ERROR: no"),
+    )
+    monkeypatch.setenv("EARSHOT_ATTACHED", str(tmp_path))
+    (tmp_path / "kit" / "SHA256SUMS").write_text("")
+    count = len(packages.read_requirements())
+    assert packages.install() == [f"packages: all {count} are installed"] and not asked, "untrusted"
+    assert not any("evil" in line or "onnxruntime" in line for line in lines(machine.check_code()))
+
+    monkeypatch.setattr(packages, "SUMS", tmp_path / "kit" / "SHA256SUMS")
+    monkeypatch.setattr(packages, "LIST", wheels / "requirements.txt")
+    assert packages.install()[1:] == [
+        "warning: packages: onnxruntime of the bundle cannot be installed (no)"
+    ], "and never from PyPI"
+    code[0] = 0
+    assert packages.install()[1:] == ["packages: installed onnxruntime (from the bundle's wheels)"]
+    for command in asked:
+        options = command[command.index("--no-index") :]
+        assert options == ["--no-index", "--find-links", str(wheels), "onnxruntime==1.20.0"]
+    said = lines(machine.check_code())
+    assert "warning: packages: onnxruntime of the bundle not installed" in "\n".join(said)
+    assert not any(line.startswith("stop") for line in said)
+    (tmp_path / "kit" / "SHA256SUMS").unlink()
+    assert packages.find_missing_extras() == []
+
+
+def test_attached_onnx_files_and_their_package(monkeypatch, tmp_path: Path) -> None:
+    kaggle_paths._walk_once.cache_clear()
+    monkeypatch.setenv("EARSHOT_ATTACHED", str(tmp_path / "input"))
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "input" / "kit" / "runs" / "a"
+    run.mkdir(parents=True)
+    (tmp_path / "input" / "kit" / "encoder.onnx").write_bytes(b"x")
+    made = {"extractor": "onnx", "weights": "0" * 16}
+    opened = SimpleNamespace(config={"weights": "w.onnx", "record": {"features": made}}, folder=run)
+    monkeypatch.setattr(environment.training_resume, "list_attached_runs", lambda: [run])
+    monkeypatch.setattr(environment.Run, "open", lambda folder: opened)
+    monkeypatch.setattr(environment.for_run, "find_weights_files", lambda run: [run.folder])
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
+    named = f"ok: weights: for --extractor onnx --weights {tmp_path / 'input' / 'kit' / 'encoder.onnx'}"
+    install = "onnx and onnxruntime missing: pip install -r requirements-onnx.txt"
+    assert lines(environment.check_encoders()) == [
+        f"{named}; {install}",
+        f"warning: weights: {run} needs ONNX Runtime for new audio: {install}",
+    ]
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: name)
+    assert lines(environment.check_encoders()) == [named]
 
 
 def test_room_on_kaggle(monkeypatch, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_lists_heads_and_recipes(main, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "args, part",
     [
-        (("--head", "nope"), "the heads are ast, audio_cnn"),
+        (("--head", "nope"), "the heads are ast, attentive, audio_cnn"),
         (("--head", "mpl"), "(did you mean mlp?)"),
         (("--recipe", "nope"), "choose one of small"),
         (("--head", "mlp", "--input", "1,2"), "--input takes three whole numbers"),
@@ -194,6 +194,7 @@ def test_lists_heads_and_recipes(main, monkeypatch, tmp_path):
         (("--head", "mlp", "--classes", "many"), "--classes"),
         (("--head", "mlp", "--recipe", "small"), "not both"),
         (("--input", "1,2,3"), "--head"),
+        (("--classes", "3"), "--head"),
         (("--nonsense",), "--nonsense"),
     ],
 )
@@ -219,8 +220,19 @@ def test_what_the_module_names_is_there():
     assert all(hasattr(models, name) for name in models.__all__)
 
 
+def test_a_reader_that_has_enough():
+    """As `| head -1`: no traceback."""
+    code = "import time; time.sleep(0.5); import runpy; runpy.run_module('models', run_name='__main__')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 def test_command_error_in_a_process():
     done = command("--head", "nope")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: there is no head called 'nope'; the heads are ast, audio_cnn")
+    assert done.stderr.startswith("error: there is no head called 'nope'; the heads are ast, attentive, audio_cnn")
     assert done.stderr.count("\n") == 1

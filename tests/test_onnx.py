@@ -6,8 +6,10 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import hostile_onnx
 import numpy as np
 import pytest
 import torch
@@ -20,13 +22,17 @@ import predict
 import train
 from earshot.app import saliency
 from earshot.core import device
-from earshot.core.errors import UserError
-from earshot.extractors import onnx, onnx_file
+from earshot.core.errors import Refused, UserError
+from earshot.core.files import hash_file, hash_value
+from earshot.extractors import onnx, onnx_file, onnx_probe
+from earshot.features import for_run
 from earshot.features.cache import Cache
 from earshot.prediction import members, predictor
 
 for package in ("onnx", "onnxruntime"):
     pytest.importorskip(package, reason="pip install -r requirements-onnx.txt")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402 -- after the skip
 
 RATE = 16000
 
@@ -172,7 +178,7 @@ class Two(Pooled):
 def test_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find, settings = onnx.Extractor.find_weights, onnx.Settings()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="a folder with 0 ONNX files: name the file"):
+    with pytest.raises(UserError, match="the folder --weights .*folder has no ONNX file: give the path"):
         find(settings, str(tmp_path / "folder"))
     export(seeded(Pooled), tmp_path / "folder" / "a.onnx", RATE)
     assert find(settings, str(tmp_path / "folder")) == [tmp_path / "folder" / "a.onnx"]
@@ -184,13 +190,96 @@ def test_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         find(settings, str(tmp_path / "lfs.onnx"))
     with pytest.raises(UserError, match="no such file: get it from https://huggingface.co/justinchuby/Perch"):
         find(settings, "perch_v2_no_dft.onnx")
+    with pytest.raises(UserError, match=f"and put it at {tmp_path / 'w' / 'birdnet_backbone.onnx'}"):
+        find(settings, str(tmp_path / "w" / "birdnet_backbone.onnx"))
     monkeypatch.setenv("EARSHOT_ATTACHED", str(tmp_path))
     assert find(settings, "elsewhere/b.onnx") == [tmp_path / "folder" / "b.onnx"]
+    there = [tmp_path / name for name in ("lfs.onnx", "folder/a.onnx", "folder/b.onnx")]
+    assert onnx.Extractor.list_attached() == list(map(str, there))
+    moved = {
+        "extractor": "onnx",
+        "settings": {"rate": RATE},
+        "weights": hash_value([hash_file(there[2])])[:16],
+    }
+    run = SimpleNamespace(config={"weights": "gone/c.onnx", "record": {"features": moved}}, folder=tmp_path)
+    assert for_run.find_weights_files(run) == [there[1]], "the first of this content"
     with pytest.raises(UserError, match="which encoder[?] Name it with --weights FILE.onnx"):
         onnx.Extractor.fetch(settings, None)
     monkeypatch.setattr(onnx_file, "LARGEST", 1000)
     with pytest.raises(UserError, match="is larger than"):
         onnx_file.inspect(tmp_path / "folder" / "a.onnx", None)
+
+
+def build(nodes: list[Any], path: Path, outputs: Any = None, **more: Any) -> Any:
+    """Write a model of `hostile_onnx.build`; returns it."""
+    model = hostile_onnx.build(nodes, more.get("tensors", ()), outputs=outputs)
+    path.write_bytes(model.SerializeToString())
+    return model
+
+
+def test_numbers_that_are_not_finite_for_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a network that divides by the loudness: silent windows are zeros, counted in a few lines."""
+    nodes = [hostile_onnx.node("ReduceMax", "x", "m", axes=[1]), hostile_onnx.node("Div", "x m")]
+    build(nodes, tmp_path / "loudness.onnx")
+    extractor = make(tmp_path / "loudness.onnx", 1.0, hostile_onnx.SAMPLES)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and said.startswith("warning: onnx: loudness.onnx gives NaN or infinite")
+    waves = np.stack([synthetic(1.0, hostile_onnx.SAMPLES, seed) for seed in range(25)])
+    quiet = waves * (np.arange(25) % 2 == 0)[:, None]
+    made, alone = compute(extractor, quiet)["pooled"], compute(extractor, waves[:1])["pooled"]
+    assert np.isfinite(made).all() and not made[1::2].any() and (made[0] == alone[0]).all()
+    assert extractor.not_finite == 12
+    shown = [line.partition("windows so far: ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert shown == [f"{count}; their features are zeros" for count in (1, 10)]
+
+
+def test_an_output_that_is_empty(tmp_path: Path) -> None:
+    tensors = [numpy_helper.from_array(np.zeros(1, np.int64), name) for name in ("from", "to")]
+    tensors.append(numpy_helper.from_array(np.ones(1, np.int64), "axis"))
+    build([hostile_onnx.node("Slice", "x from to axis")], tmp_path / "empty.onnx", tensors=tensors)
+    with pytest.raises(UserError, match=r"the output y \(1, 0\) of empty.onnx is empty"):
+        make(tmp_path / "empty.onnx", 1.0, hostile_onnx.SAMPLES)
+
+
+def test_names_that_move_the_cursor(tmp_path: Path) -> None:
+    evil = "\x1b[2J\u202eembed\n" * 2
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (evil, evil + "b")]
+    nodes = [helper.make_node("Identity", ["x"], [output.name]) for output in outputs]
+    model = build(nodes, tmp_path / "evil.onnx", outputs)
+    with pytest.raises(UserError, match="has 2 outputs") as raised:
+        make(tmp_path / "evil.onnx", 1.0, hostile_onnx.SAMPLES)
+    with pytest.raises(UserError, match="no such output") as again:
+        make(tmp_path / "evil.onnx", 1.0, hostile_onnx.SAMPLES, output="embed")
+    model.graph.input[0].name = evil + "in"
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    for node in model.graph.node:
+        node.op_type, node.input[:] = "Cast", [evil + "in"]
+        node.attribute.append(helper.make_attribute("to", 1))
+    (tmp_path / "input.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match="its input is") as third:
+        make(tmp_path / "input.onnx", 1.0, hostile_onnx.SAMPLES)
+    for error in (raised, again, third):
+        text = str(error.value)
+        assert text.isprintable() and text.isascii() and "\\x1b[2J" in text
+    assert onnx_probe.explain(RuntimeError(f"failed:{evil}")).isprintable()
+
+
+def test_weights_in_other_files_wherever_a_model_names_them() -> None:
+    tensor = numpy_helper.from_array(np.zeros(3, np.float32), "w")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    inner = helper.make_graph([], "inner", [], [], [tensor])
+    default, graph = helper.make_attribute("value", tensor), helper.make_attribute("body", inner)
+    for part in ("default", "graph", "initialization", "algorithm"):
+        model = hostile_onnx.build([hostile_onnx.node("Identity", "x")])
+        if part in ("default", "graph"):
+            function = model.functions.add(name="F", domain="own")
+            function.attribute_proto.append(default if part == "default" else graph)
+        else:
+            getattr(model.training_info.add(), part).CopyFrom(inner)
+        with pytest.raises(Refused, match="another file"):
+            onnx_probe.check_model(model)
 
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

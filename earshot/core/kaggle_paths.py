@@ -195,6 +195,16 @@ def find_by_name(name: str) -> Path | None:
     return None
 
 
+def find_files(*suffixes: str) -> list[Path]:
+    """The attached files with one of these suffixes."""
+    return [
+        folder.path / name
+        for folder in list_folders()
+        for name in sorted(folder.names)
+        if name.lower().endswith(suffixes)
+    ]
+
+
 def find_networks(kinds: Collection[str]) -> dict[Path, str]:
     """The attached folders of networks of transformers, each with the `model_type` of its config.json, which
     is one of `kinds`."""

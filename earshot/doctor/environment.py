@@ -3,6 +3,7 @@ network."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import threading
@@ -118,20 +119,30 @@ def check_weights(internet: Internet) -> Iterator[Finding]:
 
 
 def check_encoders() -> Iterator[Finding]:
-    """The attached encoders of `hf`, and the runs whose extractor's weights are not here."""
-    from earshot.extractors import ast, encodec, hf
+    """The attached encoders of `hf` and `onnx`, and the runs whose extractor's weights or packages are not
+    here."""
+    from earshot.extractors import ast, encodec, hf, onnx_file
 
     others = {*ast.WEIGHTS.kinds, *encodec.WEIGHTS.kinds}
     found = kaggle_paths.find_networks(set(hf.NETWORKS) - others)
     if found:
         names = [f"--weights {path} ({kind})" for path, kind in found.items()]
         yield report_ok(f"weights: for --extractor hf {', '.join(names[:4])}{', ...' if names[4:] else ''}")
+    lacking = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    install = f"{' and '.join(lacking)} missing: pip install -r {onnx_file.REQUIREMENTS}"
+    files = [f"--weights {path}" for path in kaggle_paths.find_files(".onnx")]
+    if files:
+        more = f"; {install}" if lacking else ""
+        listed = f"{', '.join(files[:4])}{', ...' if files[4:] else ''}"
+        yield report_ok(f"weights: for --extractor onnx {listed}{more}")
     here: dict[tuple, bool] = {}  # of each content once: files are read whole
     for folder in [*_list_runs("runs"), *training_resume.list_attached_runs()]:
         try:
             run = Run.open(folder)
             made = run.config["record"]["features"]
             key = made["extractor"], made["weights"]
+            if lacking and made["extractor"] == "onnx":
+                yield warn(f"weights: {folder} needs ONNX Runtime for new audio: {install}")
             if key not in here:
                 here[key] = not made["weights"] or bool(for_run.find_weights_files(run))
             if not here[key]:

@@ -32,6 +32,11 @@ def check_code() -> Iterator[Finding]:
     if others:
         listed = ", ".join(f"{one.name} {have} (wanted: {one.specifier})" for one, have in others)
         yield warn(f"packages: {listed}: untested; pip install -r {packages.REQUIREMENTS}")
+    extras = [package.name for package in packages.find_missing_extras()]
+    if extras:
+        yield warn(
+            f"packages: {', '.join(extras)} of the bundle not installed: python -m earshot.kaggle.packages"
+        )
     if not lacking and not others:
         yield report_ok(f"packages: all {len(packages.read_requirements())} of requirements.txt")
 

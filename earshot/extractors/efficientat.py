@@ -38,6 +38,7 @@ FILES = {
 }
 SHA256 = {"mn04_as_mAP_432.pt": "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"}
 TIMEOUT = 20  # seconds without a byte
+LARGEST = 400 << 20  # bytes of a file of weights; mn40_ext has 280 MB
 
 N_FFT, WIN, HOP, BINS, FMAX = 1024, 800, 320, 128, 15000.0
 STRIDE2 = 5  # the network halves both axes so often
@@ -100,6 +101,12 @@ class Extractor(base.Extractor):
                 f"efficientat: {name} is not in {weights}: put it there, or give the file itself by --weights"
             )
         return found[:1]
+
+    @classmethod
+    def list_attached(cls) -> list[str]:
+        """The attached files of weights that are not larger than any of this family."""
+        found = kaggle_paths.find_files(".pt", ".pth", ".safetensors")
+        return [str(file) for file in found if file.stat().st_size <= LARGEST]
 
     @classmethod
     def fetch(cls, settings: Settings, weights: str | None) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
+from earshot.core import kaggle_paths
 from earshot.core.errors import UserError
 from earshot.core.kinds import Kind
 from earshot.core.settings import Bounds
@@ -75,15 +76,21 @@ class Extractor(base.Extractor):
         path = base.find_local(weights)
         if path is None:
             source = SOURCES.get(Path(weights).name)
-            hint = f"get it from {source}, and put it there" if source else "give the path of an ONNX file"
+            hint = (
+                f"get it from {source}, and put it at {Path(weights).expanduser().absolute()}"
+                if source
+                else "give the path of an ONNX file"
+            )
             raise UserError(f"onnx: --weights {weights}: no such file: {hint}")
         if path.is_file():
             return [path]
         found = sorted({*path.glob("*.onnx"), *path.glob("*/*.onnx")})
         if len(found) != 1:
-            listed = f" ({', '.join(file.name for file in found[:5])})" if found else ""
+            listed = f"{len(found)} ONNX files ({', '.join(file.name for file in found[:5])})"
             raise UserError(
-                f"onnx: --weights {weights} is a folder with {len(found)} ONNX files{listed}: name the file"
+                f"onnx: --weights {weights} is a folder with {listed}: name the file"
+                if found
+                else f"onnx: the folder --weights {weights} has no ONNX file: give the path of one"
             )
         return [file for file in found if base.find_local(str(file))]
 
@@ -92,6 +99,11 @@ class Extractor(base.Extractor):
         """Raise UserError: nothing is downloaded."""
         if not cls.find_weights(settings, weights):
             raise UserError(NEEDED)
+
+    @classmethod
+    def list_attached(cls) -> list[str]:
+        """The attached ONNX files."""
+        return list(map(str, kaggle_paths.find_files(".onnx")))
 
     @classmethod
     def configure(cls, settings: Settings, weights: str | None) -> type[Extractor]:
@@ -145,6 +157,13 @@ class Extractor(base.Extractor):
             )
         self.views = {view: kind for view, kind in self.views.items() if view in made}
         self.shapes = {view: made[view] for view in self.views}
+        self.not_finite, self.counting = 0, threading.Lock()
+        if not self.output.silent:
+            print(
+                f"warning: onnx: {path.name} gives NaN or infinite numbers for silence: the features of "
+                "silent windows will be zeros",
+                flush=True,
+            )
         self.session = self._open_session()
         # a CPU is no faster with several windows: 3.6 ms each against 4.2 in fours
         several = self.output.batch and "B" in self.axes and self.session.get_providers()[0] == CUDA
@@ -218,7 +237,23 @@ class Extractor(base.Extractor):
         values = values.reshape(size, *(sizes[axis] for axis in named))
         values = values.transpose(0, *(1 + named.index(axis) for axis in "DFT" if axis in named))
         values = values.reshape(size, *(sizes.get(axis, 1) for axis in "DFT"))
-        return values[: len(waves)].astype(np.float32)
+        values = values[: len(waves)].astype(np.float32)
+        broken = ~np.isfinite(values).all((1, 2, 3))
+        if broken.any():
+            self._count_broken(int(broken.sum()))
+            values[broken] = 0
+        return values
+
+    def _count_broken(self, count: int) -> None:
+        """Count windows whose features are not finite; a line for the first, the tenth, the hundredth, ..."""
+        with self.counting:
+            before, self.not_finite = self.not_finite, self.not_finite + count
+            if len(str(before)) < len(str(self.not_finite)) or not before:
+                print(
+                    f"warning: onnx: {self.path.name} gives NaN or infinite numbers, windows so far: "
+                    f"{self.not_finite}; their features are zeros",
+                    flush=True,
+                )
 
     def _describe(self, error: Exception) -> Exception:
         """The error to raise for one of ONNX Runtime's."""

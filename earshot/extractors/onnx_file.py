@@ -15,6 +15,7 @@ from typing import Any
 
 from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.settings import suggest
+from earshot.extractors import onnx_probe
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST = (1 << 31) - 1  # bytes: what the format can hold in one file
@@ -30,6 +31,7 @@ class Output:
     """An output; what a trial found is None where the window's length was not known."""
 
     name: str
+    """As the file has it: for messages there is `str`."""
     shape: tuple[int, ...] | None = None
     """Of one window, or of a fixed batch."""
     batch: bool = False
@@ -37,10 +39,13 @@ class Output:
     moves: tuple[int, ...] = ()
     """The axes that are longer for a longer window."""
     finite: bool = True
+    silent: bool = True
+    """Is it finite for silence, too?"""
     steady: bool = True
 
     def __str__(self) -> str:
-        return self.name if self.shape is None else f"{self.name} {self.shape}"
+        name = onnx_probe.shorten(self.name)
+        return name if self.shape is None else f"{name} {self.shape}"
 
 
 @dataclass(frozen=True)
@@ -81,23 +86,27 @@ class Network:
                 if name is not None
                 else (f"{self.file} has {len(self.outputs)} outputs: choose one with --output")
             )
-            near = suggest(name, [output.name for output in self.outputs]) if name is not None else ""
+            known = [onnx_probe.shorten(output.name) for output in self.outputs]
+            near = suggest(name, known) if name is not None else ""
             raise UserError(f"onnx: {wrong}{near}: {listed}")
         output = chosen[0]
         if not output.steady:
             raise UserError(
-                f"onnx: {self.file} gives other numbers each time that it gets the same audio: export it in "
-                "evaluation mode (network.eval())"
+                f"onnx: {self.file} is not deterministic: export it in evaluation mode (network.eval())"
+            )
+        if 0 in (output.shape or ()):
+            raise UserError(
+                f"onnx: the output {output} of {self.file} is empty: choose another with --output"
             )
         if not output.finite:
-            raise UserError(f"onnx: the output {output.name} of {self.file} is NaN or infinite for noise")
+            raise UserError(f"onnx: the output {output} of {self.file} is NaN or infinite for noise")
         return output
 
     def find_axes(self, output: Output, named: str | None) -> str:
         """A letter for each axis of an output: B batch, D channels, F frequency, T time, 1 of length one.
 
         Args:
-            named: what the user says; None: found from what follows the window's length.
+            named: the letters of --axes; None: found from what follows the window's length.
         Raises:
             UserError: it does not fit, or cannot be found.
         """
@@ -164,16 +173,20 @@ def _inspect(path: Path, size: int, changed: int, samples: int) -> Network:
     command += map(str, (samples, memory, SECONDS))
     # the packages of this process, wherever they are; not those of the current folder
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    answer, said, code = b"", b"", -signal.SIGXCPU
+    output, errors, code = b"", b"", -signal.SIGXCPU
     with contextlib.suppress(subprocess.TimeoutExpired):
         done = subprocess.run(
             command, capture_output=True, stdin=subprocess.DEVNULL, env=environment, timeout=WALL
         )
-        answer, said, code = done.stdout, done.stderr, done.returncode
+        output, errors, code = done.stdout, done.stderr, done.returncode
     try:
-        found = json.loads(answer.splitlines()[-1])
+        found = json.loads(output.splitlines()[-1])
     except (ValueError, IndexError):
-        last = " ".join(said.decode(errors="replace").split()[-20:])[-160:] if code > 0 else ""
+        last = (
+            onnx_probe.escape(" ".join(errors.decode(errors="replace").split()[-20:]))[-160:]
+            if code > 0
+            else ""
+        )
         why = f"ONNX Runtime crashes, or takes more than {memory >> 20} MB ({last or f'exit code {code}'})"
         if code == -signal.SIGXCPU:
             why = f"it takes longer than {SECONDS} s to load and run on one window"

@@ -55,6 +55,8 @@ def check_model(model: Any) -> None:
     """
     known = DOMAINS | {function.domain for function in model.functions}
     parts = [model.graph, *model.functions]
+    for training in model.training_info:
+        parts += [training.initialization, training.algorithm]
     while parts:
         part = parts.pop()
         tensors = list(getattr(part, "initializer", ()))
@@ -65,11 +67,12 @@ def check_model(model: Any) -> None:
                     f"it has the operator {node.op_type[:40]!r} of the domain {node.domain[:40]!r}, which is "
                     "not part of ONNX Runtime"
                 )
-            for attribute in node.attribute:
-                parts += [attribute.g] if attribute.HasField("g") else []
-                parts += attribute.graphs
-                tensors += [attribute.t, *attribute.tensors]
-                sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+        attributes = [attribute for node in part.node for attribute in node.attribute]
+        for attribute in (*attributes, *getattr(part, "attribute_proto", ())):  # a function's defaults
+            parts += [attribute.g] if attribute.HasField("g") else []
+            parts += attribute.graphs
+            tensors += [attribute.t, *attribute.tensors]
+            sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
         tensors += [each for pair in sparse for each in (pair.values, pair.indices)]
         if any(tensor.data_location == tensor.EXTERNAL or tensor.external_data for tensor in tensors):
             raise Refused(
@@ -109,19 +112,33 @@ def check_input(session: Any) -> tuple[str, str, list[int | None]]:
     return found.name, found.type, shape
 
 
+def escape(text: str) -> str:
+    """A text of the file's maker, without what moves the cursor, colours or hides."""
+    return ascii(text)[1:-1]
+
+
+def shorten(name: str) -> str:
+    """A name of the file's maker as messages show it."""
+    return escape(name)[:40]
+
+
 def describe(values: Any) -> str:
     """Names and declared shapes in a few words."""
-    shown = [f"{value.name[:40]} {value.shape}" for value in values[:4]]
+    shown = [
+        f"{shorten(value.name)} [{', '.join(shorten(str(size)) for size in value.shape or ())}]"
+        for value in values[:4]
+    ]
     return ", ".join(shown) + (", ..." if len(values) > 4 else "")
 
 
 def try_model(path: Path, samples: int) -> dict[str, Any]:
-    """Input and outputs of a network after passes over noise.
+    """Input and outputs of a network after passes over noise and over silence.
 
     Returns:
         input (name, type, shape), and a list of outputs, each with its name and, where a window's length is
         known: shape; batch (does it give the same for a window alone and beside another?); moves (the axes
-        whose length follows the input's); finite; steady (the same numbers each time).
+        whose length follows the input's); finite; silent (finite for silence, too); steady (the same numbers
+        each time).
     """
     import onnxruntime
 
@@ -148,13 +165,14 @@ def try_model(path: Path, samples: int) -> dict[str, Any]:
     rows = shape[0] or 1
     alone = run(np.tile(noise[:1], (rows, 1)))
     again = run(np.tile(noise[:1], (rows, 1)))
+    silent = run(np.zeros((rows, length), np.float32))
     mixed = None if rows == 1 and shape[0] else _try(run, np.resize(noise, (max(2, rows), length)))
     second = run(noise[1:]) if mixed and not shape[0] else None
     shorter = None if shape[-1] else _try(run, np.tile(noise[:1, : max(1, length // 2)], (rows, 1)))
     for index, output in enumerate(outputs):
         one, size = alone[index], alone[index].shape
         if math.prod(size) > LARGEST_OUTPUT * rows:
-            raise Refused(f"its output {output['name'][:40]} is too large: {size}")
+            raise Refused(f"its output {shorten(output['name'])} is too large: {size}")
         output["shape"] = list(size)
         output["batch"] = mixed is not None and _is_independent(
             one, second[index] if second else None, mixed[index], rows
@@ -164,6 +182,7 @@ def try_model(path: Path, samples: int) -> dict[str, Any]:
             axis for axis in range(len(size)) if len(other) == len(size) and other[axis] != size[axis]
         ]
         output["finite"] = bool(np.isfinite(one).all())
+        output["silent"] = bool(np.isfinite(silent[index]).all())
         output["steady"] = _is_same(one, again[index])
     return result
 
@@ -182,7 +201,7 @@ def explain(error: Exception) -> str:
         text = text.rpartition(before)[2]
     text = re.sub(r"^.*\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"^/onnxruntime_src/.*?\) (?=[A-Z\w])", "", text)
-    return text[:160]
+    return escape(text)[:160]
 
 
 def _try(run: Callable[[np.ndarray], list[np.ndarray]], waves: np.ndarray) -> list[np.ndarray] | None:

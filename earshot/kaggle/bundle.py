@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import re
@@ -44,6 +45,8 @@ TARGET = (
     "--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64"
 ).split()
 OWNER = "INSERT_YOUR_NAME"
+Files = list[tuple[Path, str]]  # and their names in a folder, "" for a file alone
+Part = tuple[str, str, Files]  # its name, and its owner's
 
 
 def make(flags: BundleFlags) -> Path:
@@ -143,7 +146,7 @@ def find_runs(flags: BundleFlags) -> list[Path]:
     return [Run.open(path).validate().folder for path in check_sources("--runs", tuple(folders))]
 
 
-def find_weights(named: tuple[str, ...], runs: list[Path]) -> dict[str, list[tuple[Path, str]]]:
+def find_weights(named: tuple[str, ...], runs: list[Path]) -> dict[str, Files]:
     """The files of --weights and of the runs' extractors, by the bundle's folder; a line where they are not
     here.
 
@@ -154,38 +157,72 @@ def find_weights(named: tuple[str, ...], runs: list[Path]) -> dict[str, list[tup
     from earshot.features import for_run
     from earshot.training.run import Run
 
-    parts: dict[str, list[tuple[Path, str]]] = {}
     ids = {name: hf.WEIGHTS.find_cached(name) for name in named if not Path(name).expanduser().exists()}
-    for path in check_sources("--weights", tuple(name for name in named if not ids.get(name))):
-        parts[f"weights/{path.name}"] = [*walk_files(path)]
+    paths = check_sources("--weights", tuple(name for name in named if not ids.get(name)))
+    chosen: list[Part] = [(path.name, "", [*walk_files(path)]) for path in paths]
     for name, folder in ids.items():
         if folder:
-            parts[_name_weights(name)] = _list_cached(hf.WEIGHTS.find_files(str(folder)))
+            if Path(name).name in [path.name for path in paths]:
+                raise UserError(f"--weights: two have the name {Path(name).name}: rename the folder")
+            patterns = hf.WEIGHTS.files  # of networks that other extractors take, too
+            cached = {file for pattern in patterns for file in folder.glob(pattern)}
+            cached |= set(hf.WEIGHTS.list_weights(folder))
+            chosen.append((*_split_name(name), _list_cached(sorted(cached))))
     for path in runs:
         run = Run.open(path)
         if not run.config["record"]["features"]["weights"]:
             continue
         name = str(run.config.get("weights") or run.config["record"]["features"]["extractor"])
         files = for_run.find_weights_files(run, [*named, *map(str, filter(None, ids.values()))])
-        there = {file.resolve() for part in parts.values() for file, _ in part}
         if not files:
             print(
                 f"bundle: warning: the weights of {path.name} ({name}) are not here: attach a dataset with "
                 "them to the notebook"
             )
-        elif not {file.resolve() for file in files} <= there:
-            parts[f"weights/{files[0].name}" if len(files) == 1 else _name_weights(name)] = _list_cached(
-                files
-            )
+        elif not any(_holds(part, files) for part in chosen):
+            base, owner = _split_name(name)
+            chosen.append((files[0].name if len(files) == 1 else base, owner, _list_cached(files)))
+    return _name_parts(chosen)
+
+
+def _name_parts(chosen: list[Part]) -> dict[str, Files]:
+    """Files by the bundle's folder: where two have one name, with their owners before it, by which hub ids
+    find them; weights of runs are found by content.
+
+    Args:
+        chosen: files and folders that the user named have no owner, and keep their names.
+    """
+    parts: dict[str, Files] = {}
+    names = [name for name, _, _ in chosen]
+    for name, owner, files in sorted(chosen, key=lambda each: bool(each[1])):
+        whole = f"{owner}-{name}" if owner and names.count(name) > 1 else name
+        end = Path(name).suffix if [inner for _, inner in files] == [""] else ""  # of a file
+        free, number = whole, 2
+        while f"weights/{free}" in parts:
+            free, number = f"{whole.removesuffix(end)}-{number}{end}", number + 1
+        parts[f"weights/{free}"] = files
     return parts
 
 
-def _name_weights(name: str) -> str:
-    """The folder of weights in the bundle, by which a hub id finds it."""
-    return f"weights/{Path(name).name}"
+def _split_name(name: str) -> tuple[str, str]:
+    """The last part of a hub id or path, and the one before it: its owner's."""
+    path = Path(name)
+    return path.name, path.parent.name or "run"
 
 
-def _list_cached(files: list[Path]) -> list[tuple[Path, str]]:
+def _holds(part: Part, files: list[Path]) -> bool:
+    """Are all of the files in a part, by their names and contents?"""
+    name, _, inside = part
+    return all(
+        any(
+            Path(inner or name).name == file.name and filecmp.cmp(file, each, shallow=False)
+            for each, inner in inside
+        )
+        for file in files
+    )
+
+
+def _list_cached(files: list[Path]) -> Files:
     """Files and their names; those of the hub's cache are links."""
     return [(file.resolve(), "" if len(files) == 1 else file.name) for file in files]
 
