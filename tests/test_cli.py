@@ -252,7 +252,7 @@ def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
         "get_features.py", "--competition", "tones", "--extractor", "logmel", "--workers", "1", cwd=tmp_path
     )
     assert recipes in said("train.py", "--recipe", "nope")
-    assert "the heads are ast, audio_cnn, " in said("train.py", "--head", "nope")
+    assert "the heads are ast, attentive, audio_cnn, " in said("train.py", "--head", "nope")
     assert "did you mean --epochs?" in said("train.py", "--epoch", "1")
     assert "its options are" in said("train.py", "--head.depth", "1")
     expected = "recipe ast_linear expects ast features (vector), data/tones/logmel has logmel features"
