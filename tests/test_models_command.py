@@ -234,5 +234,7 @@ def test_a_reader_that_has_enough():
 def test_command_error_in_a_process():
     done = command("--head", "nope")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: there is no head called 'nope'; the heads are ast, attentive, audio_cnn")
+    assert done.stderr.startswith(
+        "error: there is no head called 'nope'; the heads are ast, attentive, audio_cnn"
+    )
     assert done.stderr.count("\n") == 1
