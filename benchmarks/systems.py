@@ -40,6 +40,7 @@ class System:
 SYSTEMS = {
     "linear": System("baseline", EFFICIENTAT),
     "mlp": System("baseline", EFFICIENTAT),
+    "efficientat_finetune": System("beyond: fine-tuned", ["--head.weights", "EFFICIENTAT"]),
     "itmo2025": System("published head, on mn04", EFFICIENTAT, ["--fold", "1"]),
     "itmo2025_tokens, same fold": System("better, on mn04", EFFICIENTAT, ["--fold", "1"], "itmo2025_tokens"),
     "itmo2025_tokens": System("better, on mn04", EFFICIENTAT),
