@@ -35,7 +35,8 @@ def test_a_file_that_does_harm(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert re.search(says, str(raised.value)) and "\n" not in str(raised.value)
     assert len(str(raised.value)) < 500 and time.monotonic() - began < 100
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS + 5
-    assert after.ru_maxrss << 10 < 1.5 * MEMORY, "the largest of all processes so far"
+    # of the largest process so far, which may be another test's
+    assert after.ru_maxrss <= max(before.ru_maxrss, 1.5 * MEMORY / 1024)
     assert list(tmp_path.iterdir()) == [path], "nothing is written"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tiny_encoders
 import torch
-from conftest import read_csv
+from conftest import EFFICIENTAT, read_csv
 from test_encodec import tiny
 from tiny_onnx import export_stand_ins
 
@@ -49,6 +49,7 @@ REDUCED = {
     },
     "attentive": {"queries": 2, "dim": 8},
     "crnn": {"channels": [4, 6], "hidden": 6},
+    "efficientat_finetune": {"weights": str(EFFICIENTAT)},
     "esc50_causal_lm": {"channels": 12, "blocks": 2, "kernel": 9},
     "esc50_convnext1d": {"stem": 6, "channels": [8, 12], "blocks": 1},
     "esc50_encodec": {"stem": 6, "channels": [8], "blocks": 1},
