@@ -273,6 +273,20 @@ def test_optimisers_are_what_they_say():
     ), "frozen ones stay"
 
 
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_biases_are_not_decayed_where_clips_have_several_labels(kind):
+    settings = TrainingFlags(optimizer=kind, lr=0.1, weight_decay=0.5)
+    for decay_biases, kept in ((False, {"0.bias", "1.weight", "1.bias"}), (True, set())):
+        head = Net(nn.Linear(4, 8), nn.LayerNorm(8))
+        nn.init.ones_(head[1].bias)
+        optimizer = optim.build_optimizer(head, settings, decay_biases)
+        before = {name: p.clone() for name, p in head.named_parameters()}
+        for parameter in head.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        assert {name for name, p in head.named_parameters() if torch.equal(p, before[name])} == kept
+
+
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine", "step", "constant"])
 def test_a_head_scales_the_learning_rate_of_its_parameters(schedule):
     class Scaled(Net):

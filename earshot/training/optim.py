@@ -19,14 +19,23 @@ if TYPE_CHECKING:
     from models import Head
 
 
-def build_optimizer(head: Head, settings: TrainingFlags) -> torch.optim.Optimizer:
+def build_optimizer(head: Head, settings: TrainingFlags, decay_biases: bool = True) -> torch.optim.Optimizer:
     """AdamW (SAM's too), Adam or SGD over all trainable parameters of a head, in groups of one learning rate,
-    see `Head.scale_lr`."""
-    by_factor = defaultdict(list)
+    see `Head.scale_lr`, and of one weight decay.
+
+    Args:
+        decay_biases: False spares biases and scales: of many rare labels, decayed biases would make each too
+            probable.
+    """
+    groups = defaultdict(list)
     for name, parameter in head.named_parameters():
         if parameter.requires_grad:
-            by_factor[head.scale_lr(name)].append(parameter)
-    parameters = [{"params": group, "lr": settings.lr * factor} for factor, group in by_factor.items()]
+            decay = settings.weight_decay if decay_biases or parameter.ndim > 1 else 0.0
+            groups[head.scale_lr(name), decay].append(parameter)
+    parameters = [
+        {"params": group, "lr": settings.lr * factor, "weight_decay": decay}
+        for (factor, decay), group in groups.items()
+    ]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
             parameters,

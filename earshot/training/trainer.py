@@ -67,9 +67,7 @@ class Trainer:
         # Every epoch has as many rows as the first, so the schedule can be laid out beforehand.
         self.rows_per_epoch = len(labelled) + len(self._sample_unlabelled(1))
         self.steps = max(1, -(-self.rows_per_epoch // settings.batch_size))
-        self.optimizer = optim.build_optimizer(self.head, settings)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.schedule = optim.build_schedule(self.optimizer, settings, self.steps)
+        self._build_optimizer(decay_biases=not rows.multilabel)
         self.scaler = torch.amp.GradScaler(device.name.split(":")[0], enabled=device.precision == "fp16")
         self.autocast, self.augmented = get_autocast(device), augment.is_enabled(settings)
         self.micro = settings.batch_size  # rows per forward pass; smaller once memory ran out
@@ -81,6 +79,11 @@ class Trainer:
         self.pending_losses = PendingLosses(rows, fold)
         if not self._resume():
             self._begin()
+
+    def _build_optimizer(self, decay_biases: bool) -> None:
+        self.optimizer = optim.build_optimizer(self.head, self.settings, decay_biases)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.schedule = optim.build_schedule(self.optimizer, self.settings, self.steps)
 
     def _begin(self) -> None:
         """Prepare a fresh head: pretrained weights, the training set's statistics and class prior."""
@@ -127,7 +130,9 @@ class Trainer:
         weights, optimizer, state = saved
         self.predictor.load_state_dict(weights)
         if optimizer is not None:
-            self.criterion.scale = state.get("loss_scale", 1.0)  # begun by an earlier version: as it began
+            self.criterion.scale = state.get("loss_scale", 1.0)
+            if "loss_scale" not in state:  # begun by an earlier version: it goes on as it began
+                self._build_optimizer(decay_biases=True)
             if self.average:
                 raw = {
                     name.removeprefix(RAW): optimizer.pop(name)
