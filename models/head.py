@@ -65,7 +65,7 @@ class Head(nn.Module):
     def set_prior(self, logits: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
         """Start at the class prior: called once before training, after `adapt`, in evaluation mode.
 
-        Default: it becomes the bias of the last layer, after which nothing but a mean over time may follow.
+        Default: it is added to the bias of the last layer, after which nothing but a mean over time may follow.
         Heads without such a layer stay as they are.
 
         Args:
@@ -83,7 +83,7 @@ class Head(nn.Module):
             moved = self(x, mask).float() - before
             bias.copy_(start)
             if torch.allclose(moved, step.expand_as(moved), rtol=1e-2):
-                bias.copy_(logits)
+                bias.add_(logits)
                 return
 
     def loss(self, batch: dict[str, Any], criterion: Callable[..., Tensor]) -> Tensor:
