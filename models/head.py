@@ -65,8 +65,8 @@ class Head(nn.Module):
     def set_prior(self, logits: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
         """Start at the class prior: called once before training, after `adapt`, in evaluation mode.
 
-        Default: it is added to the bias of the last layer, after which nothing but a mean over time may follow.
-        Heads without such a layer stay as they are.
+        Default: it is added to the bias of the last layer, where at most a mean over time follows that. Heads
+        without such a layer stay as they are.
 
         Args:
             logits: (num_classes,) of the class prior.
