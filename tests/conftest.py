@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import layout_files
@@ -137,6 +137,21 @@ def efficientat_weights() -> Path:
     if not EFFICIENTAT.is_file():
         pytest.skip(f"EfficientAT's weights are not at {EFFICIENTAT}")
     return EFFICIENTAT
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """folders(family) is a folder of an encoder's tiny weights, made once."""
+    import tiny_encoders
+
+    top = tmp_path_factory.mktemp("encoders")
+
+    def get(family: str) -> Path:
+        if not (top / family).exists():
+            tiny_encoders.save(family, top / family)
+        return top / family
+
+    return get
 
 
 @pytest.fixture(scope="module")

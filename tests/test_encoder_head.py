@@ -16,6 +16,7 @@ import tiny_encoders
 import torch
 from conftest import make_competition, read_csv, refused, script, tone
 from test_fitter import CPU, NEVER, StopsAt, outcome
+from tiny_encoders import complete_options
 
 import models
 from earshot import extractors
@@ -42,29 +43,10 @@ WAVES = (
 FAMILIES = (*WAVES, "whisper")
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """folders(family) is a folder of tiny weights, made once."""
-    top = tmp_path_factory.mktemp("encoders")
-
-    def get(family: str) -> Path:
-        if not (top / family).exists():
-            tiny_encoders.save(family, top / family)
-        return top / family
-
-    return get
-
-
-def complete(folder: Path, **options) -> dict:
-    return models.complete_options(
-        "encoder", {"weights": str(folder), **options}, extractors.describe_network
-    )
-
-
 def build(folder: Path, samples: int = SAMPLES, classes: int = 3, **options) -> models.Head:
     """A head from a folder, with its weights."""
     torch.manual_seed(0)
-    head = models.build("encoder", (1, 1, samples), classes, **complete(folder, **options))
+    head = models.build("encoder", (1, 1, samples), classes, **complete_options(folder, **options))
     head.load_pretrained(extractors.load_network)
     return head
 
@@ -301,7 +283,7 @@ def made_rows(counts: int = 24) -> WindowDataset:
 def fitter(folder: Path, weights: Path, settings: TrainingFlags, **options) -> Trainer:
     rows = made_rows()
     valid = np.arange(len(rows)) % 4 == 3
-    make_head = partial(models.build, "encoder", (1, 1, 4000), 3, **complete(weights, **options))
+    make_head = partial(models.build, "encoder", (1, 1, 4000), 3, **complete_options(weights, **options))
     return Trainer(make_head, rows, Fold(1, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU)
 
 

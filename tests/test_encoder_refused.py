@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny_encoders
 from made_cache import make
+from tiny_encoders import complete_options
 
 import models
 from earshot import extractors
@@ -19,25 +19,6 @@ from earshot.features.cache import Cache
 from earshot.training import experiment
 
 SAMPLES = 16000
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """folders(family) is a folder of tiny weights, made once."""
-    top = tmp_path_factory.mktemp("encoders")
-
-    def get(family: str) -> Path:
-        if not (top / family).exists():
-            tiny_encoders.save(family, top / family)
-        return top / family
-
-    return get
-
-
-def complete(folder: Path, **options) -> dict:
-    return models.complete_options(
-        "encoder", {"weights": str(folder), **options}, extractors.describe_network
-    )
 
 
 def copy_changed(folder: Path, to: Path, name: str = "config.json", **changes) -> Path:
@@ -51,12 +32,12 @@ def test_what_cannot_be_built_is_one_line(folders, tmp_path):
     def refuse(match: str, shape=(1, 1, SAMPLES), **options) -> None:
         with pytest.raises((models.HeadError, UserError), match=match) as caught:
             if "weights" in options:
-                options = complete(options.pop("weights"), **options)
+                options = complete_options(options.pop("weights"), **options)
             models.build("encoder", shape, 3, **options)
         assert "\n" not in str(caught.value)
 
     wavlm, whisper = folders("wavlm"), folders("whisper")
-    described = complete(wavlm)["network"]
+    described = complete_options(wavlm)["network"]
     refuse("take --recipe ast_finetune", weights=folders("ast"))
     refuse("type clap, which this head cannot fine-tune: train a head on its frozen", weights=folders("clap"))
     refuse("--head.weights nowhere/at/all: no such folder", weights="nowhere/at/all")
@@ -83,7 +64,7 @@ def test_what_cannot_be_built_is_one_line(folders, tmp_path):
     built = models.build("encoder", (1, 1, SAMPLES), 3, network={**described, "config": config})
     assert built.network.config._attn_implementation in ("eager", "sdpa"), "what names code is not read"
     other = shutil.copytree(wavlm, tmp_path / "other")
-    options = complete(other)
+    options = complete_options(other)
     options["network"]["config"]["num_hidden_layers"] = 1
     head = models.build("encoder", (1, 1, SAMPLES), 3, **options)
     with pytest.raises(models.HeadError, match="do not fit the option network: encoder.layers.1") as caught:
@@ -119,7 +100,7 @@ SIZES = [
 
 @pytest.mark.parametrize("family, key, value, match", SIZES)
 def test_settings_that_cannot_be_are_one_line(folders, family, key, value, match):
-    network = complete(folders(family))["network"]
+    network = complete_options(folders(family))["network"]
     network["config"][key] = value
     with pytest.raises(models.HeadError, match=match) as caught:
         models.build("encoder", (1, 1, SAMPLES), 3, network=network)
@@ -127,21 +108,21 @@ def test_settings_that_cannot_be_are_one_line(folders, family, key, value, match
 
 
 def test_a_hop_that_does_not_fit_whispers_positions(folders):
-    network = complete(folders("whisper"))["network"]
+    network = complete_options(folders("whisper"))["network"]
     for key, value in (("hop", 320), ("samples", 160000)):
         with pytest.raises(models.HeadError, match="frames, but the network takes 2 x max_source_positions"):
             models.build("encoder", (1, 1, SAMPLES), 3, network={**network, key: value})
 
 
 def test_what_a_length_check_raises_is_one_line(folders, monkeypatch):
-    network = models.build("encoder", (1, 1, SAMPLES), 3, **complete(folders("wavlm"))).network
+    network = models.build("encoder", (1, 1, SAMPLES), 3, **complete_options(folders("wavlm"))).network
 
     def divide(self, samples):
         raise RuntimeError("ZeroDivisionError\nin two lines")
 
     monkeypatch.setattr(type(network), "_get_feat_extract_output_lengths", divide)
     with pytest.raises(models.HeadError, match="no network can be built .*ZeroDivisionError in two lines"):
-        models.build("encoder", (1, 1, SAMPLES), 3, **complete(folders("wavlm")))
+        models.build("encoder", (1, 1, SAMPLES), 3, **complete_options(folders("wavlm")))
 
 
 @pytest.mark.parametrize(

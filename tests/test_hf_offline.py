@@ -40,7 +40,7 @@ def network(folder: Path, kind: str, weights: str = "model.safetensors") -> Path
     return folder
 
 
-@pytest.mark.parametrize("kind", hf.NETWORKS)
+@pytest.mark.parametrize("kind", hf.WEIGHTS.kinds)
 def test_a_hub_id_finds_the_attached_folder_of_every_family(attached: Path, kind: str) -> None:
     named = network(attached / "datasets" / "me" / "my-encoder-1-0" / "v1", kind)
     whole = network(attached / "models" / "them" / "them-other", kind, "pytorch_model.bin")

@@ -141,3 +141,13 @@ def save(family: str, folder: Path) -> tuple[Any, Any]:
     network.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return network, processor
+
+
+def complete_options(folder: Path, **options: Any) -> dict[str, Any]:
+    """Options of the head `encoder` with what the folder's weights say."""
+    import models
+    from earshot import extractors
+
+    return models.complete_options(
+        "encoder", {"weights": str(folder), **options}, extractors.describe_network
+    )

@@ -124,7 +124,7 @@ def check_encoders() -> Iterator[Finding]:
     from earshot.extractors import ast, encodec, hf, onnx_file
 
     others = {*ast.WEIGHTS.kinds, *encodec.WEIGHTS.kinds}
-    found = kaggle_paths.find_networks(set(hf.NETWORKS) - others)
+    found = kaggle_paths.find_networks(set(hf.WEIGHTS.kinds) - others)
     if found:
         names = [f"--weights {path} ({kind})" for path, kind in found.items()]
         yield report_ok(f"weights: for --extractor hf {', '.join(names[:4])}{', ...' if names[4:] else ''}")

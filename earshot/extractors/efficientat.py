@@ -57,6 +57,11 @@ class Settings:
     """views to keep: pooled (one vector), frames (the last feature map), spectrogram (the network's input,
     for the head efficientat)"""
 
+    @property
+    def needs_network(self) -> bool:
+        """Is a view chosen that the network computes?"""
+        return self.views != ("spectrogram",)
+
 
 class Extractor(base.Extractor):
     """See `base.Extractor`; UserError for weights that are missing or do not fit."""
@@ -75,7 +80,7 @@ class Extractor(base.Extractor):
         Raises:
             UserError: `weights` does not exist or has no such file, or none are needed.
         """
-        if settings.views == ("spectrogram",):
+        if not settings.needs_network:
             if weights is not None:
                 raise UserError(
                     "efficientat: the view spectrogram needs no weights: leave --weights out here, and give "
@@ -115,7 +120,7 @@ class Extractor(base.Extractor):
         Raises:
             UserError: the download fails, or is not the published file.
         """
-        if cls.find_weights(settings, weights) or settings.views == ("spectrogram",):
+        if cls.find_weights(settings, weights) or not settings.needs_network:
             return
         name = _get_file_name(settings)
         target = _find_hub_folder() / name
@@ -168,7 +173,7 @@ class Extractor(base.Extractor):
                 f"efficientat: a window of {window.seconds:g} s is too short: set --seconds 0.1 or more"
             )
         self.features = None
-        if settings.views != ("spectrogram",):
+        if settings.needs_network:
             self.fetch(settings, self.weights)
             network = load(self.find_weights(settings, self.weights)[0], settings.network)
             # depthwise convolutions are faster with channels last: 0.20 s against 0.28 s a batch of

@@ -26,13 +26,7 @@ from earshot.core.device import is_out_of_memory
 from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.kinds import Kind
 from earshot.extractors import hub
-from earshot.extractors.hf_processor import (  # the first for other modules
-    NETWORKS,  # noqa: F401
-    SHORTEST,
-    FineTunedEncoder,
-    NativeEncoder,
-    find_fixed_seconds,
-)
+from earshot.extractors.hf_processor import SHORTEST, FineTunedEncoder, NativeEncoder, find_fixed_seconds
 
 if TYPE_CHECKING:
     import torch

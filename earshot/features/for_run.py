@@ -45,26 +45,30 @@ def get_features(run: SavedRun) -> dict[str, Any]:
 def find_weights(run: SavedRun) -> str | None:
     """The name by which a run's weights are found here: they may have been moved since the training, and are
     known by their content. If they are nowhere: their name then."""
-    module, settings = _load_extractor(run)
-    made_by, hashed = module.Extractor, run.config["record"]["features"]["weights"]
-    names = [run.config.get("weights"), made_by.default_weights]
-    for name in dict.fromkeys([*names, *(made_by.list_attached() if hashed else ())]):
-        files = _find_files(made_by, settings, name)
-        if files and hash_value([hash_file(file) for file in files])[:16] == hashed:
-            return name
-    return run.config.get("weights")
+    name, files = _locate_weights(run, ())
+    return name if files else run.config.get("weights")
 
 
 def find_weights_files(run: SavedRun, names: Sequence[str] = ()) -> list[Path]:
     """The files of a run's weights, by content: in one of these places, else wherever they are here; [] where
     they are nowhere, or the run needs none."""
-    module, settings = _load_extractor(run)
+    return _locate_weights(run, names)[1]
+
+
+def _locate_weights(run: SavedRun, names: Sequence[str]) -> tuple[str | None, list[Path]]:
+    """The name and the files with the content of a run's weights; (None, []) where there are none."""
     hashed = run.config["record"]["features"]["weights"]
-    for name in [*names, find_weights(run)] if hashed else []:
-        files = _find_files(module.Extractor, settings, name)
+    if not hashed:
+        return None, []
+    module, settings = _load_extractor(run)
+    made_by = module.Extractor
+    for name in dict.fromkeys(
+        [*names, run.config.get("weights"), made_by.default_weights, *made_by.list_attached()]
+    ):
+        files = _find_files(made_by, settings, name)
         if files and hash_value([hash_file(file) for file in files])[:16] == hashed:
-            return files
-    return []
+            return name, files
+    return None, []
 
 
 def _load_extractor(run: SavedRun) -> tuple[Any, Any]:

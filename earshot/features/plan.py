@@ -100,7 +100,7 @@ def make_plan(
             f"none of the {len(paths)} clips in {competition.root} can be opened: "
             f"{reasons.format_commonest(reasons.list_header_errors(paths))}"
         )
-    made_by.choose_views(settings)  # a wrong one is said before gigabytes are downloaded
+    made_by.choose_views(settings)  # a wrong one is refused before the weights are downloaded
     weights = weights or made_by.default_weights
     files = made_by.find_weights(settings, weights)
     if not files:

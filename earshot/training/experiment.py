@@ -303,7 +303,7 @@ def locate_weights(options: dict[str, Any]) -> dict[str, Any]:
     from earshot.extractors import ast, base, hf
 
     default = weights == ast.WEIGHTS.default
-    found = find_pretrained_folder(ast.WEIGHTS.kinds if default else hf.NETWORKS, weights, default)
+    found = find_pretrained_folder(ast.WEIGHTS.kinds if default else hf.WEIGHTS.kinds, weights, default)
     found = found or base.find_local(weights)
     return {**options, "weights": str(found)} if found else options
 

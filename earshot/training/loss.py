@@ -66,7 +66,7 @@ def compute_prior_logits(rows: WindowDataset, which: np.ndarray, criterion: Crit
 
 
 def start_at_prior(head: Head, criterion: Criterion, rows: WindowDataset, which: np.ndarray) -> None:
-    """Set a fresh head's output biases to the class prior of the given training rows."""
+    """Start a fresh head at the class prior of the given training rows, see `Head.set_prior`."""
     logits = torch.from_numpy(compute_prior_logits(rows, which, criterion)).to(rows.device)
     head.eval()
     head.set_prior(logits, *rows.load_batch(which[:2]))
