@@ -75,6 +75,26 @@ def test_gradients_do_not_depend_on_the_memory_layout() -> None:
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 + 1e-3 * float(other.abs().max()))
 
 
+def test_one_convolution_in_place_of_three_layers(folder: Path) -> None:
+    """Outputs and gradients are those of convolution, normalisation by fixed statistics and activation."""
+    head = build(weights=str(folder / efficientat.FILES["mn04"]), dropout=0).train()
+    for name, value in head.state_dict().items():
+        if "running" in name:
+            value.uniform_(0.5, 2)
+    plain = build_network("mn04")
+    plain.classifier[3] = torch.nn.Linear(plain.classifier[3].in_features, 3)
+    plain.load_state_dict(head.network.state_dict())
+    plain.eval()
+    plain.classifier[2].p = 0.0
+    x = torch.randn(4, *SHAPE)
+    outputs = [head(x), plain(x)]
+    for output in outputs:
+        output.square().mean().backward()
+    assert torch.allclose(*outputs, rtol=1e-3, atol=1e-5)
+    for one, other in zip(head.network.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-2, atol=1e-3 * float(other.grad.abs().max()))
+
+
 def test_statistics_stay_where_they_are_pretrained(folder: Path) -> None:
     for weights, stay in ((str(folder / efficientat.FILES["mn04"]), True), (None, False)):
         head = build(weights=weights)
