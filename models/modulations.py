@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .functionals import FLOOR
 
-FASTEST, RATES = 0.32, 6  # cycles per frame; octaves below it, as far as a window holds two periods
+FASTEST, RATES = 0.32, 6  # cycles per frame; octaves below it, as far as a window holds a period
 SCALES = (0, 2, 4, 8, 16)  # cycles over all bands
 SHARPEST = 0.25  # cycles per band, at most
 ROW_STEP = 2  # bands from one filter's place to the next
@@ -30,10 +30,10 @@ class Modulations(nn.Module):
         areas: of the frequency axis, counted apart.
     """
 
-    def __init__(self, height: int, frames: int, areas: int = 4) -> None:
+    def __init__(self, height: int, frames: int, areas: int = 8) -> None:
         super().__init__()
         rates = [FASTEST / 2**number for number in range(RATES)]
-        rates = [rate for rate in rates if rate * frames >= 2] or [FASTEST]
+        rates = [rate for rate in rates if rate * frames >= 1] or [FASTEST]
         self.steps = [max(1, int(0.25 / rate)) for rate in rates]
         for number, rate in enumerate(rates):
             self.register_buffer(f"wave{number}", _build_wave(rate, 1 / rate)[:, None], persistent=False)
@@ -66,10 +66,10 @@ class Modulations(nn.Module):
             both = torch.einsum("scpf,bfwt->bscpwt", self.ripples, along_time)
             sums, mixed = both[:, :, 0, :, 0], both[:, :, 1, :, 1]
             crossed, other = both[:, :, 1, :, 0], both[:, :, 0, :, 1]
-            rising = (sums - mixed).square() + (crossed + other).square()
+            falling = (sums - mixed).square() + (crossed + other).square()
             # a ripple of no cycles rises as it falls
-            falling = ((sums + mixed).square() + (other - crossed).square())[:, 1:]
-            responses = (torch.cat([rising, falling], 1) + 1e-6).sqrt()
+            rising = ((sums + mixed).square() + (other - crossed).square())[:, 1:]
+            responses = (torch.cat([falling, rising], 1) + 1e-6).sqrt()
             counted = inside[..., ::step][:, None]
             count = counted.sum(3)
             for area in responses.tensor_split(self.areas, 2):

@@ -22,7 +22,8 @@ LADDER: dict[Kind, tuple[str, ...]] = {
     "grid": (*BASELINES, "mlp", "itmo2025_tokens"),
     "spectrogram": (
         *BASELINES,
-        "patches",
+        "modulations",
+        "patches_modulations",
         "from_scratch",
         "small_cnn",
         "crnn",
