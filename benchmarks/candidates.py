@@ -15,9 +15,9 @@ from common import RESULTS, keep_rows, machine, timed
 from pooling import HEADER, measure
 
 ABOUT = [
-    "`python benchmarks/candidates.py --data ESC10 FSDD --weights mn04_as_mAP_432.pt`: out of fold, last epoch.",
-    "Folds of FSDD: other speakers. Log-mel as recipe `from_scratch` has it. `blocks` is EfficientAT's view of",
-    "all layers. The modulations' rates, scales and areas were set after looking at fold 1 of both sets.",
+    "`python benchmarks/candidates.py --data ESC10 FSDD --weights mn04_as_mAP_432.pt`: out of fold, last",
+    "epoch. Folds of FSDD: other speakers. Log-mel as recipe `from_scratch` has it. `blocks` is EfficientAT's",
+    "view of all layers. The modulations' rates, scales and areas were set after looking at fold 1 of both sets.",
 ]
 MODULATIONS = ["--head.modulations", "true"]
 WAYS = {

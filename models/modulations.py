@@ -34,7 +34,7 @@ class Modulations(nn.Module):
         super().__init__()
         rates = [FASTEST / 2**number for number in range(RATES)]
         rates = [rate for rate in rates if rate * frames >= 1] or [FASTEST]
-        self.steps = [max(1, int(0.25 / rate)) for rate in rates]
+        self.steps = [max(1, int(0.5 / rate)) for rate in rates]  # four places in a window
         for number, rate in enumerate(rates):
             self.register_buffer(f"wave{number}", _build_wave(rate, 1 / rate)[:, None], persistent=False)
         scales = [count / height for count in SCALES if count <= SHARPEST * height]

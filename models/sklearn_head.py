@@ -57,12 +57,12 @@ class SklearnHead(Head):
             width = self.functionals.standardise.mean.numel()
             # only its statistics are used
             self.functionals.top = self.functionals.standardise = nn.Identity()
-        self.modulations = None
+        self.modulations: Modulations | None = None
         if modulations:
             if self.functionals is None:
                 raise HeadError(
-                    f"{type(self).__name__.lower()}: option modulations needs a spectrogram, not a view of shape "
-                    f"{'x'.join(map(str, input_shape))}: leave it out, or extract with --extractor logmel"
+                    f"{type(self).__name__.lower()}: option modulations needs a spectrogram, not a view of "
+                    f"shape {'x'.join(map(str, input_shape))}: leave it out, or extract with --extractor logmel"
                 )
             self.modulations = Modulations(height, frames)
             width += self.modulations.width

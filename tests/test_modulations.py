@@ -14,7 +14,9 @@ from models.modulations import Modulations, compute_levels
 SHAPE = (1, 32, 100)
 
 
-def draw_ripples(count: int, seed: int, rate: float = 0.08, cycles: int = 4) -> tuple[torch.Tensor, np.ndarray]:
+def draw_ripples(
+    count: int, seed: int, rate: float = 0.08, cycles: int = 4
+) -> tuple[torch.Tensor, np.ndarray]:
     """(count, *SHAPE) dB of noise with a ripple, and whether it falls in frequency as time goes by."""
     draw = np.random.default_rng(seed)
     falls = np.arange(count) % 2
@@ -91,6 +93,8 @@ def test_directions_are_learned_with_them_alone_and_kept(name, tmp_path):
 
 def test_other_views_are_refused_in_a_line():
     for name in ("logistic", "svm"):
-        with pytest.raises(models.HeadError, match=f"{name}: option modulations needs a spectrogram") as error:
+        with pytest.raises(
+            models.HeadError, match=f"{name}: option modulations needs a spectrogram"
+        ) as error:
             models.build(name, (384, 4, 16), 2, modulations=True)
         assert "\n" not in str(error.value)

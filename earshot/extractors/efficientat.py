@@ -56,8 +56,8 @@ class Settings:
     """the network, by width: mn04 has 1 M parameters and AudioSet mAP .432, mn10 4.9 M and .471, mn40_ext
     68 M and .487"""
     views: tuple[str, ...] = field(default=("pooled", "frames"), metadata=RECORDED_WHERE_CHANGED)
-    """views to keep: pooled (one vector), frames (the last feature map), blocks (one vector of all layers, for
-    sounds unlike AudioSet's), spectrogram (the network's input, for the head efficientat)"""
+    """views to keep: pooled (one vector), frames (the last feature map), blocks (one vector of all layers,
+    for sounds unlike AudioSet's), spectrogram (the network's input, for the head efficientat)"""
 
     @property
     def needs_network(self) -> bool:
