@@ -62,7 +62,7 @@ class SklearnHead(Head):
             if self.functionals is None:
                 raise HeadError(
                     f"{type(self).__name__.lower()}: option modulations needs a spectrogram, not a view of "
-                    f"shape {'x'.join(map(str, input_shape))}: leave it out, or extract with --extractor logmel"
+                    f"shape {'x'.join(map(str, input_shape))}: leave it out, or extract log-mel"
                 )
             self.modulations = Modulations(height, frames)
             width += self.modulations.width
