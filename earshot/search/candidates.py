@@ -23,7 +23,7 @@ LADDER: dict[Kind, tuple[str, ...]] = {
     "spectrogram": (
         *BASELINES,
         "modulations",
-        "patches_modulations",
+        "patches",
         "from_scratch",
         "small_cnn",
         "crnn",
