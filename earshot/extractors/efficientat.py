@@ -183,7 +183,8 @@ class Extractor(base.Extractor):
             self.features = fuse_batchnorm(network.features).to(
                 self.device, memory_format=torch.channels_last
             )
-        widths = [layer.block[-1][0].in_channels for layer in self.features or [] if hasattr(layer, "block")]
+        layers: Any = self.features or ()
+        widths = [layer.block[-1][0].in_channels for layer in layers if hasattr(layer, "block")]
         frames, rows = 1 + (self.samples - 1) // HOP, BINS
         spectrogram = (1, rows, frames)
         for _ in range(STRIDE2):
@@ -232,10 +233,11 @@ class Extractor(base.Extractor):
     def compute_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The last feature map of (B, 1, 128, T), and the means (B, C, 1, 1) of the map that each block
         projects, if the view `blocks` is chosen."""
+        layers: Any = self.features
         if "blocks" not in self.views:
-            return self.features(images).float(), []
+            return layers(images).float(), []
         x, means = images, []
-        for layer in self.features:
+        for layer in layers:
             if not hasattr(layer, "use_res_connect"):
                 x = layer(x)
                 continue
