@@ -27,7 +27,7 @@ WAYS = {
         "logistic": ["logistic"],
         "modulations": ["modulations"],
         "patches": ["patches"],
-        "patches_modulations": ["patches_modulations"],
+        "patches, modulations": ["patches", *MODULATIONS],
     },
     ("efficientat", "pooled"): {name: [name] for name in ("logistic", "svm", "linear")},
     ("efficientat", "blocks"): {name: [name] for name in ("logistic", "svm", "linear")},

@@ -323,5 +323,5 @@ def test_recipes_of_scikit_learn_heads_take_no_steps(fake):
 
     from earshot.core.config import list_recipes
 
-    fitted = {"knn", "logistic", "modulations", "patches", "patches_modulations", "svm"}
+    fitted = {"knn", "logistic", "modulations", "patches", "svm"}
     assert set(list_recipes()) - set(noise.trained()) == fitted

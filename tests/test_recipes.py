@@ -69,7 +69,6 @@ REDUCED = {
     "mlp": {"hidden": [8]},
     "modulations": {},
     "patches": {"words": 10},
-    "patches_modulations": {"words": 10},
     "perch": {},
     "sample": {},
     "small_cnn": SMALL_CNN,
