@@ -25,6 +25,7 @@ class Logistic(SklearnHead):
         num_classes: width of the logits.
         c: inverse strength of the L2 penalty on the standardised features.
         pool: statistics over time, except of a spectrogram: mean, mean_max or mean_std.
+        modulations: also a spectrogram's spectro-temporal modulations, see `modulations.Modulations`.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Logistic(SklearnHead):
         *,
         c: float = 0.1,
         pool: str = "mean_max",
+        modulations: bool = False,
     ) -> None:
-        super().__init__(input_shape, num_classes, pool)
+        super().__init__(input_shape, num_classes, pool, modulations)
         if not 0 < c < float("inf"):
             raise HeadError(f"logistic: c is above 0, not {c}")
         self.c = c

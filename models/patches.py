@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import HeadError, register
 from .common import Standardise
-from .functionals import FLOOR
+from .modulations import compute_levels
 from .svm import SVM, compute_gaussian_kernel
 
 SAMPLED = 40_000  # patches that a dictionary is learnt from
@@ -49,6 +49,7 @@ class Patches(SVM):
         c: inverse strength of the penalty.
         gamma: of the Gaussian kernels, as in `svm`.
         rows: training vectors kept; set by the fit.
+        modulations: also a kernel of spectro-temporal modulations, see `modulations.Modulations`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Patches(SVM):
         c: float = 3.0,
         gamma: float = 1.0,
         rows: int = 0,
+        modulations: bool = False,
     ) -> None:
         channels, height, frames = input_shape
         if channels != 1 or height < 4 or frames < 4:
@@ -72,7 +74,7 @@ class Patches(SVM):
             raise HeadError(
                 f"patches: words are at least 2, sizes are pairs (bands, frames), not {words}, {sizes}"
             )
-        super().__init__(input_shape, num_classes, c=c, gamma=gamma, rows=rows)
+        super().__init__(input_shape, num_classes, c=c, gamma=gamma, rows=rows, modulations=modulations)
         self.words, self.frames, self.height = words, frames, height
         self.sizes = [
             (min(height, {0: max(2, height // 4), -1: max(2, height // 8)}.get(h, h)), min(frames, w))
@@ -81,7 +83,8 @@ class Patches(SVM):
         self.stride = (max(1, height // 8), 2)
         # of a patch in a clip, at most
         self.places = (self.height // self.stride[0]) * (self.frames // self.stride[1])
-        self.parts = [self.width]
+        own = 0 if self.modulations is None else self.modulations.width
+        self.parts = [self.width - own, own] if own else [self.width]
         for number, (h, w) in enumerate(self.sizes):
             self.register_buffer(f"words{number}", torch.zeros(words, 1, h, w))
             self.register_buffer(f"against{number}", torch.zeros(words))
@@ -103,14 +106,14 @@ class Patches(SVM):
         return torch.stack(kernels).mean(0) @ self.coefficients.T + self.bias
 
     def compute_vectors(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, width): the statistics, then each dictionary's."""
+        """(B, width): the statistics, the modulations, then each dictionary's."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            return torch.cat([self.functionals.compute_statistics(x, mask), *self._counts(x, mask)], 1)
+            return torch.cat([super().compute_vectors(x, mask), *self._counts(x, mask)], 1)
 
     def _counts(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
         """[(B, values)] of every dictionary."""
-        x, real = _compute_levels(x, mask)
+        x, real = compute_levels(x, mask)
         step = max(1, PIXELS // (len(self.sizes) * self.words * self.places))
         return [
             torch.cat(
@@ -248,14 +251,6 @@ def _compute_root(x: Tensor) -> Tensor:
     return torch.where(above, x, 1.0).sqrt() * above
 
 
-def _compute_levels(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Levels relative to each clip's loudest cell, with the floor of `functionals`; (B,) real frames."""
-    real = x.new_full((len(x),), x.shape[3], dtype=torch.long) if mask is None else mask.sum(1)
-    inside = (torch.arange(x.shape[3], device=x.device) < real[:, None])[:, None, None]
-    peak = x.masked_fill(~inside, float("-inf")).amax((2, 3), keepdim=True)
-    return (x - peak).clamp(min=-FLOOR).masked_fill(~inside, -FLOOR), real
-
-
 def _sample_patches(
     batches: list[tuple[Tensor, Tensor | None]], size: tuple[int, int], stride: tuple[int, int]
 ) -> Tensor:
@@ -263,7 +258,7 @@ def _sample_patches(
     draw = np.random.default_rng(0)
     each, patches = -(-SAMPLED // sum(len(x) for x, _ in batches)), []
     for x, mask in batches:
-        for clip, frames in zip(*_compute_levels(x.float(), mask), strict=True):
+        for clip, frames in zip(*compute_levels(x.float(), mask), strict=True):
             there = clip[0].unfold(0, size[0], stride[0]).unfold(1, size[1], stride[1])
             last = max(1, (int(frames) - size[1]) // stride[1] + 1)
             patches.append(there[draw.integers(0, len(there), each), draw.integers(0, last, each)].flatten(1))

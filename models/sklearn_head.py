@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import HeadError
 from .common import Standardise, check_pool, count_stats, pool_stats
 from .functionals import Functionals
 from .head import Head
+from .modulations import Modulations, compute_levels
 
 NEVER = -12.0  # logit of a class that no training clip has
 
@@ -29,12 +31,19 @@ class SklearnHead(Head):
         input_shape: (D, F, T).
         num_classes: width of the logits.
         pool: statistics of the real frames of other views than spectrograms, see `common.pool_stats`.
+        modulations: also a spectrogram's spectro-temporal modulations.
     """
 
     is_sklearn = True
     weighted = True  # does `solve` take weights of the rows?
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, pool: str = "mean_max") -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        pool: str = "mean_max",
+        modulations: bool = False,
+    ) -> None:
         super().__init__()
         self.pool = check_pool(type(self).__name__.lower(), pool)
         channels, height, frames = input_shape
@@ -48,16 +57,27 @@ class SklearnHead(Head):
             width = self.functionals.standardise.mean.numel()
             # only its statistics are used
             self.functionals.top = self.functionals.standardise = nn.Identity()
+        self.modulations: Modulations | None = None
+        if modulations:
+            if self.functionals is None:
+                raise HeadError(
+                    f"{type(self).__name__.lower()}: option modulations needs a spectrogram, not a view of "
+                    f"shape {'x'.join(map(str, input_shape))}: leave it out, or extract log-mel"
+                )
+            self.modulations = Modulations(height, frames)
+            width += self.modulations.width
         self.width = width
         self.standardise = Standardise(width)
 
     def compute_vectors(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, width), before standardisation."""
-        return (
-            self.functionals.compute_statistics(x, mask)
-            if self.functionals is not None
-            else pool_stats(x, mask, self.pool)
-        )
+        if self.functionals is None:
+            return pool_stats(x, mask, self.pool)
+        vectors = self.functionals.compute_statistics(x, mask)
+        if self.modulations is None:
+            return vectors
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.cat([vectors, self.modulations(*compute_levels(x.float(), mask))], 1)
 
     def compute_standardised(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, width) with mean 0 and deviation 1 in training, clipped at eight deviations."""

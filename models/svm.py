@@ -39,6 +39,7 @@ class SVM(SklearnHead):
         gamma: of the kernel exp(-gamma |x - y|^2 / width).
         rows: training vectors kept; set by the fit.
         pool: statistics over time, except of a spectrogram: mean, mean_max or mean_std.
+        modulations: also a spectrogram's spectro-temporal modulations, see `modulations.Modulations`.
     """
 
     def __init__(
@@ -50,8 +51,9 @@ class SVM(SklearnHead):
         gamma: float = 1.0,
         rows: int = 0,
         pool: str = "mean_max",
+        modulations: bool = False,
     ) -> None:
-        super().__init__(input_shape, num_classes, pool)
+        super().__init__(input_shape, num_classes, pool, modulations)
         if not (0 < c < float("inf") and 0 < gamma < float("inf") and rows >= 0):
             raise HeadError(f"svm: c and gamma are above 0 and rows at least 0, not {c}, {gamma}, {rows}")
         self.c, self.gamma = c, gamma

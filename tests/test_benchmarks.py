@@ -323,4 +323,5 @@ def test_recipes_of_scikit_learn_heads_take_no_steps(fake):
 
     from earshot.core.config import list_recipes
 
-    assert set(list_recipes()) - set(noise.trained()) == {"knn", "logistic", "patches", "svm"}
+    fitted = {"knn", "logistic", "modulations", "patches", "svm"}
+    assert set(list_recipes()) - set(noise.trained()) == fitted

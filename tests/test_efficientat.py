@@ -116,6 +116,27 @@ def test_efficientat_features_do_not_depend_on_the_batch(mn04):
         assert all(np.array_equal(a.views[view], b.views[view]) for view in a.views)
 
 
+def test_blocks_are_the_means_of_what_each_block_projects(mn04, efficientat_weights):
+    """By hooks on the network as published; the other views are those of an extractor without `blocks`."""
+    import torch
+
+    settings = efficientat.Settings(views=("pooled", "frames", "blocks"))
+    extractor = efficientat.Extractor(settings, window(5.0, 32000, "wrap"), weights=str(efficientat_weights))
+    assert extractor.shapes == mn04.shapes | {"blocks": (2400, 1, 1)}
+    waves = torch.from_numpy(
+        np.stack([windows.fill_window(wave, 160000, "wrap") for wave in clips(32000, 2)])
+    )
+    network, want = efficientat.load(efficientat_weights, "mn04"), []
+    for layer in network.features[1:16]:
+        layer.block[-1].register_forward_pre_hook(lambda _, inputs: want.append(inputs[0].mean((2, 3))))
+    with torch.inference_mode():
+        want.append(network.features(extractor.compute_spectrogram(waves)).mean((2, 3)))
+        found = extractor.forward(waves, [5.0, 5.0])
+        plain = mn04.forward(waves, [5.0, 5.0])
+    torch.testing.assert_close(found["blocks"][:, :, 0, 0], torch.cat(want, 1), atol=1e-4, rtol=1e-3)
+    assert all(torch.equal(found[view], plain[view]) for view in plain)
+
+
 @pytest.mark.parametrize("seconds", [0.1, 0.73, 2.0, 10.0])
 def test_efficientat_shapes_for_any_window(efficientat_weights, seconds):
     extractor = efficientat.Extractor(

@@ -38,6 +38,7 @@ def test_known_views_derive_to_what_extractors_declare(name: str) -> None:
         ("hf", "frames"): sequence,
         ("onnx", "frames"): sequence,
         ("efficientat", "frames"): (384, 4, 16),
+        ("efficientat", "blocks"): (2400, 1, 1),
         ("efficientat", "spectrogram"): (1, 128, 501),
     }
     for view, kind in extractors.load_module(name).Extractor.views.items():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import models
-from models.patches import _compute_levels, _sample_patches
+from models.modulations import compute_levels
+from models.patches import _sample_patches
 
 SHAPE = (1, 16, 60)
 
@@ -167,7 +168,7 @@ def test_what_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(models.HeadError, match=words):
             models.build("patches", shape, 2, **options)
     assert models.build("patches", (1, 5, 4), 2).sizes == [(2, 4), (2, 4)]  # no larger than the clip
-    levels, real = _compute_levels(torch.zeros(1, 1, 4, 5) - 200, None)
+    levels, real = compute_levels(torch.zeros(1, 1, 4, 5) - 200, None)
     assert not levels.any() and real.tolist() == [5]
 
 

@@ -67,6 +67,7 @@ REDUCED = {
     "linear": {},
     "logistic": {},
     "mlp": {"hidden": [8]},
+    "modulations": {},
     "patches": {"words": 10},
     "perch": {},
     "sample": {},

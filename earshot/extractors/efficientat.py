@@ -1,7 +1,9 @@
 """EfficientAT: MobileNetV3 distilled from transformers on AudioSet (Schmid et al., ICASSP 2023), frozen.
 
 Views: `pooled` (C, 1, 1) = global mean of the last feature map, `frames` (C, 4, T') = that map, one column
-per 0.32 s, `spectrogram` (1, 128, T) = the network's input, for the head `efficientat`, which fine-tunes it.
+per 0.32 s, `blocks` (C', 1, 1) = global means of the map that each block projects and of the last map (lower
+layers know more of sounds unlike AudioSet's: Schmid et al., EUSIPCO 2023), `spectrogram` (1, 128, T) = the
+network's input, for the head `efficientat`, which fine-tunes it.
 The network is that of models/efficientat.py. The published weights are release files of
 github.com/fschmid56/EfficientAT (MIT licence). Only mn04's checksum is known here: the others are checked
 strictly by names and shapes, and read as plain data.
@@ -54,8 +56,8 @@ class Settings:
     """the network, by width: mn04 has 1 M parameters and AudioSet mAP .432, mn10 4.9 M and .471, mn40_ext
     68 M and .487"""
     views: tuple[str, ...] = field(default=("pooled", "frames"), metadata=RECORDED_WHERE_CHANGED)
-    """views to keep: pooled (one vector), frames (the last feature map), spectrogram (the network's input,
-    for the head efficientat)"""
+    """views to keep: pooled (one vector), frames (the last feature map), blocks (one vector of all layers,
+    for sounds unlike AudioSet's), spectrogram (the network's input, for the head efficientat)"""
 
     @property
     def needs_network(self) -> bool:
@@ -66,7 +68,7 @@ class Settings:
 class Extractor(base.Extractor):
     """See `base.Extractor`; UserError for weights that are missing or do not fit."""
 
-    views = {"pooled": "vector", "frames": "grid", "spectrogram": "spectrogram"}
+    views = {"pooled": "vector", "frames": "grid", "blocks": "vector", "spectrogram": "spectrogram"}
     rate = 32000
     half = True
     at_once = 8
@@ -181,6 +183,8 @@ class Extractor(base.Extractor):
             self.features = fuse_batchnorm(network.features).to(
                 self.device, memory_format=torch.channels_last
             )
+        layers: Any = self.features or ()
+        widths = [layer.block[-1][0].in_channels for layer in layers if hasattr(layer, "block")]
         frames, rows = 1 + (self.samples - 1) // HOP, BINS
         spectrogram = (1, rows, frames)
         for _ in range(STRIDE2):
@@ -189,6 +193,7 @@ class Extractor(base.Extractor):
         shapes = {
             "pooled": (channels, 1, 1),
             "frames": (channels, rows, frames),
+            "blocks": (channels + sum(widths), 1, 1),
             "spectrogram": spectrogram,
         }
         self.shapes = {view: shapes[view] for view in self.views}
@@ -225,6 +230,23 @@ class Extractor(base.Extractor):
             power = spectrum.real.square() + spectrum.imag.square()
             return (((self.bank @ power + 1e-5).log() + 4.5) / 5)[:, None]
 
+    def compute_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The last feature map of (B, 1, 128, T), and the means (B, C, 1, 1) of the map that each block
+        projects, if the view `blocks` is chosen."""
+        layers: Any = self.features
+        if "blocks" not in self.views:
+            return layers(images).float(), []
+        x, means = images, []
+        for layer in layers:
+            if not hasattr(layer, "use_res_connect"):
+                x = layer(x)
+                continue
+            wide = layer.block[:-1](x)
+            means.append(wide.float().mean(dim=(2, 3), keepdim=True))
+            projected = layer.block[-1](wide)
+            x = projected + x if layer.use_res_connect else projected
+        return x.float(), means
+
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Views of a batch of windows; see `base.Extractor.forward`."""
         import torch
@@ -235,8 +257,9 @@ class Extractor(base.Extractor):
         )
         views = {"spectrogram": images}
         if self.features is not None:
-            maps = self.features(images).float()
-            views |= {"pooled": maps.mean(dim=(2, 3), keepdim=True), "frames": maps}
+            maps, means = self.compute_maps(images)
+            pooled = maps.mean(dim=(2, 3), keepdim=True)
+            views |= {"pooled": pooled, "frames": maps, "blocks": torch.cat([*means, pooled], 1)}
         return {view: views[view] for view in self.views}
 
 

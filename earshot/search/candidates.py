@@ -22,6 +22,7 @@ LADDER: dict[Kind, tuple[str, ...]] = {
     "grid": (*BASELINES, "mlp", "itmo2025_tokens"),
     "spectrogram": (
         *BASELINES,
+        "modulations",
         "patches",
         "from_scratch",
         "small_cnn",
