@@ -219,12 +219,8 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
     monkeypatch.setattr(
         candidate_training, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
     )
-    monkeypatch.setattr(
-        candidate_training, "sum_training_seconds", lambda run: 600.0 * len(run.list_finished_folds())
-    )
-    monkeypatch.setattr(
-        candidate_training.precision, "measure_row_seconds", lambda *args: 600 / (1.2 * 120 * (2 / 3) * 8)
-    )
+    monkeypatch.setattr(candidate_training.timing, "guess_fold_seconds", lambda *args: (600.0, 0.0, 1, 1.0))
+    monkeypatch.setattr(candidate_training.timing, "measure_fold_seconds", lambda *args: (600.0, 0.0))
     train.main(
         [*AUTO, "--candidates", "bad.yaml", "good.yaml", "fair.yaml", "--name", "a", "--max-hours", "1.35"]
     )

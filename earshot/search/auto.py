@@ -63,8 +63,8 @@ def describe_inputs(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
 
 
 def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, Any]:
-    """The content of auto.json, or a fresh state; with more hours than before, candidates without time are
-    open again.
+    """The content of auto.json, or a fresh state; with more hours than before, candidates without time, or
+    dropped for want of it, are open again.
 
     Raises:
         UserError: it has other features or settings.
@@ -85,7 +85,7 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
         )
     if hours > state["hours"]:
         for entry in state["of"].values():
-            entry |= {"status": "open"} if entry["status"] == "no time" else {}
+            entry |= {"status": "open"} if entry["status"] in ("no time", "dropped") else {}
         state |= {"hours": hours, "done": False}
     return state
 
@@ -212,7 +212,7 @@ def _describe_blend(names: list[str], blended: BlendResult) -> str:
 
 def _build_row(trainer: CandidateTrainer, name: str) -> dict[str, Any]:
     """A candidate's row of the leaderboard."""
-    from earshot.search import candidate_training
+    from earshot.search import fold_results
 
     entry, candidate = trainer.state["of"][name], trainer.candidates[name]
     folder = trainer.folder / name
@@ -225,14 +225,14 @@ def _build_row(trainer: CandidateTrainer, name: str) -> dict[str, Any]:
         "seconds": 0.0,
         "status": entry["status"] + (f" {entry['note']}" if entry["note"] else ""),
     }
-    if not candidate_training.run_exists(folder) or not (folder / "scores.json").exists():
+    if not fold_results.run_exists(folder) or not (folder / "scores.json").exists():
         return row
     last_scores = read_json(folder / "scores.json")["last"]
     return row | {
         "folds": " ".join(map(str, last_scores["folds"])),
         **leaderboard.select_scores(last_scores, trainer.flags.metric),
         "fold_std": last_scores["fold_std"],
-        "seconds": candidate_training.sum_training_seconds(Run.open(folder)),
+        "seconds": fold_results.sum_training_seconds(Run.open(folder)),
     }
 
 
