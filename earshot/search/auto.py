@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from earshot.core.fingerprint import compute_fingerprint, list_differences, to_j
 from earshot.features import find_cache
 from earshot.prediction import saved_blend
 from earshot.search import leaderboard
+from earshot.search.advice import Seen, count_confident_errors, suggest_next
 from earshot.search.flags import HOURS, AutoFlags
 from earshot.training import metrics
 from earshot.training.run import Run
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from earshot.features.cache import Cache
     from earshot.prediction.blend_weights import BlendResult
     from earshot.search.candidate_training import CandidateTrainer
+    from earshot.training.oof import Oof
 
 
 def open_caches(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
@@ -116,7 +119,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
                 f"bake-off: {folder} is finished; --max-hours above {state['hours']:g} would train the "
                 "candidates that had no time"
             )
-            print("\n".join(leaderboard.format_table(leaderboard.read(folder))))
+            print("\n".join([*leaderboard.format_table(leaderboard.read(folder)), *state.get("advice", [])]))
             return folder
         from earshot.prediction import submit
         from earshot.report.make import report_on
@@ -200,7 +203,43 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
             "note: candidates were dropped by their scores on the folds named; unlike the blend, this choice "
             "is not cross-fitted"
         )
+    advice = suggest_next(_look_back(trainer, opened, oof))
+    trainer.state["advice"] = [f"next to try: {line}" for line in advice]
+    for line in trainer.state["advice"]:
+        trainer.report(line)
     _submit(trainer, whole, first, out)
+
+
+def _look_back(trainer: CandidateTrainer, opened: list[Cache], oof: Oof) -> Seen:
+    """What the bake-off saw, for the sentences on what to try next."""
+    from earshot.search import fold_results
+
+    errors = {
+        name: fmean(result.error for result in trainer.read_results(name).values())
+        for name in trainer.list_with_status("finished")
+    }
+    features: dict[str, float] = {}
+    for name, error in errors.items():
+        cache = trainer.candidates[name].cache.folder.name
+        features[cache] = min(error, features.get(cache, error))
+    best = min(errors, key=lambda name: errors[name])
+    losses, train_loss = fold_results.read_losses(Run(trainer.folder / best))
+    confident, expected = count_confident_errors(oof.probabilities, oof.labels)
+    return Seen(
+        trainer.state["hours"],
+        trainer.rest,
+        [name for name in trainer.list_with_status("left out") if "GPU" in trainer.state["of"][name]["note"]],
+        features,
+        [cache.folder.name for cache in opened if cache.record.get("weights")],
+        trainer.candidates[best].recipe.name,
+        losses,
+        train_loss,
+        confident,
+        expected,
+        len(oof.ids),
+        str(opened[0].folder),
+        str(trainer.folder),
+    )
 
 
 def _describe_blend(names: list[str], blended: BlendResult) -> str:

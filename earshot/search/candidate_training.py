@@ -76,6 +76,7 @@ class CandidateTrainer:
         self.results: dict[str, dict[int, FoldResult]] = {}
         self.current: tuple[str, experiment.Job, Run] | None = None
         self.devices, self.chance = 1, math.inf
+        self.rest: list[tuple[str, float]] = []  # candidates without time that are worth it, and the seconds
 
     # --- account
 
@@ -329,6 +330,7 @@ class CandidateTrainer:
         """Say of every candidate that is left why it was not trained to its end."""
         schedule = self.build_schedule()
         left = format_clock(max(0.0, schedule.left))
+        self.rest = [(entry.name, schedule.estimate_cost(entry)) for entry in schedule.list_worthwhile()]
         for name in self.list_with_status(OPEN):
             entry, after = schedule.by_name[name], self.candidates[name].after
             before = self.state["of"][after] if after else None

@@ -44,6 +44,15 @@ def estimate_unfinished(run: Run, epochs: int, wall: float) -> float:
     return 2 * wall
 
 
+def read_losses(run: Run) -> tuple[list[float], float]:
+    """The validation loss of each epoch and the last training loss, means over the finished folds."""
+    folders = [FoldFolder(folder) for folder in list_slot_folders(run.folder)]
+    histories = [folder.read_history() for folder in folders if folder.is_complete()]
+    epochs = zip(*histories, strict=False)
+    losses = [fmean(row.get("valid_loss", 0.0) for row in rows) for rows in epochs]
+    return losses, fmean(rows[-1]["train_loss"] for rows in histories) if histories else 0.0
+
+
 def sum_training_seconds(run: Run) -> float:
     """Seconds that a run's training took so far."""
     return float(

@@ -277,6 +277,20 @@ class Schedule:
             return Step("time", entry.name, (), TRIAL_SECONDS, why)
         return self._train(entry, why, whole=rank == 0)
 
+    def list_worthwhile(self) -> list[Entry]:
+        """Unfinished candidates that might improve on the best, those of most gain per second first."""
+        found = [
+            entry
+            for entry in self.entries
+            if not self.is_finished(entry)
+            and entry.after is None
+            and not self.is_behind(entry)
+            and self.expect_gain(entry) >= WORTHWHILE
+        ]
+        return sorted(
+            found, key=lambda entry: -self.expect_gain(entry) / max(self.estimate_cost(entry), 1e-3)
+        )
+
     def _train(self, entry: Entry, why: str, whole: bool = True, anyhow: bool = False) -> Step:
         folds = self.list_missing(entry)[: None if whole else self.devices]
         return Step("train", entry.name, folds, self.estimate_cost(entry, len(folds)), why, anyhow)
