@@ -295,6 +295,18 @@ def test_further_seeds_come_last_the_strongest_recipe_s_first(work: Path) -> Non
     assert seeds[2:] == [(name, seed) for seed in (1, 2) for name in ("mlp", "small_cnn", "itmo2025_tokens")]
 
 
+def test_the_ladder_leaves_out_weights_that_a_view_cannot_feed(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the fine-tuned network had a place in it."""
+    cache = Cache(make(Path("data/c/one"), {"mel": (1, 16, 40)}))
+    monkeypatch.setitem(candidates.LADDER, "spectrogram", ("svm", "efficientat_finetune"))
+    assert [c.recipe.name for c in candidates.list_candidates([cache], ())] == ["svm"]
+    monkeypatch.setattr(candidates.experiment, "find_misfit", lambda *args: None)
+    found = candidates.list_candidates([cache], ())
+    assert [c.recipe.name for c in found] == ["svm", "efficientat_finetune"]
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_damaged_account_is_made_anew(work: Path, damage: str) -> None:
     make(Path("data/c/one"), {"pooled": (6, 1, 1)})

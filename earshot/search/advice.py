@@ -73,8 +73,8 @@ def _suggest_time(seen: Seen) -> str:
     names = _name_few([name for name, _ in seen.untrained])
     minutes = max(1, round(seconds / 60))
     return (
-        f"{count} candidate{'s' * (count > 1)} had no time ({names}): about {minutes} more minutes train them, "
-        f"--max-hours {math.ceil(100 * hours) / 100:g}."
+        f"{count} candidate{'s' * (count > 1)} had no time ({names}): about {minutes} more minutes train "
+        f"them, --max-hours {math.ceil(100 * hours) / 100:g}."
     )
 
 
@@ -103,7 +103,8 @@ def _suggest_labels(seen: Seen) -> str:
         return ""
     return (
         f"{seen.confident} of {seen.clips} clips are predicted as another class with {CONFIDENT:.0%} "
-        f"confidence or more: labels may be wrong, see python doctor.py --data {seen.cache} --runs {seen.folder}."
+        f"confidence or more: labels may be wrong, see python doctor.py --data {seen.cache} "
+        f"--runs {seen.folder}."
     )
 
 
@@ -123,7 +124,8 @@ def _suggest_epochs(seen: Seen) -> str:
         return ""
     return (
         f"{seen.best} was still learning: its validation loss fell from {before:.3f} to "
-        f"{seen.losses[-1]:.3f} in its last epochs, so try train.py --recipe {seen.best} --epochs {2 * count}."
+        f"{seen.losses[-1]:.3f} in its last epochs, so try train.py --recipe {seen.best} "
+        f"--epochs {2 * count}."
     )
 
 
