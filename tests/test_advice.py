@@ -32,7 +32,7 @@ def test_at_most_three_and_time_comes_first() -> None:
     found = suggest_next(
         replace(PLAIN, **{key: value for case in CASES.values() for key, value in case.items()})
     )
-    assert len(found) == 3 and "--max-hours 1.55" in found[0] and "about 30 more minutes" in found[0]
+    assert len(found) == 3 and "--max-hours 1.55" in found[0] and "about 30 minutes more" in found[0]
 
 
 def test_confident_errors_are_counted_against_what_is_expected() -> None:

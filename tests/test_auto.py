@@ -236,6 +236,45 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
     )
 
 
+def test_an_earlier_version_s_account_is_continued(work: Path) -> None:
+    make(Path("data/c/one"), {"pooled": (12, 1, 1)})
+    args = [*AUTO, *QUICK, "--name", "a"]
+    train.main([*args, "--max-hours", "0.0000001"])
+    path = Path("runs/a") / saved_blend.AUTO
+    state = checksums.read(path)
+    del state["decisions"]
+    for entry in state["of"].values():
+        for key in ("guess", "timed", "least", "walls", "sklearn"):
+            entry.pop(key, None)
+        entry["each"] = 1e6
+    checksums.write(path, state)
+    train.main([*args, "--max-hours", "1"])
+    assert all(row["status"] == "finished" for name, row in board().items() if name != "a")
+
+
+def test_a_decision_is_carried_out_after_an_interruption(work: Path, capsys: pytest.CaptureFixture) -> None:
+    """As if the command had been killed once it had decided on a fold that it would not choose again."""
+    make(Path("data/c/one"), {"pooled": (12, 1, 1)})
+    args = [*AUTO, *QUICK, "--name", "a"]
+    train.main([*args, "--max-hours", "0.0000001"])
+    path = Path("runs/a") / saved_blend.AUTO
+    state = checksums.read(path)
+    name = [name for name, entry in state["of"].items() if entry["status"] == "no time"][-1]
+    assert all(one["done"] for one in state["decisions"])
+    before = [one["name"] for one in state["decisions"]]
+    pending = {"name": name, "folds": [1], "seconds": 1.0, "why": "", "anyhow": False, "done": False}
+    state["decisions"].append(pending)
+    checksums.write(path, state)
+    capsys.readouterr()
+    train.main([*args, "--max-hours", "1"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if " folds, out-of-fold " in line]
+    assert lines[0].startswith(f"{name}: 1/3 folds")
+    after = checksums.read(path)["decisions"]
+    assert [one["name"] for one in after[: len(before) + 1]] == [*before, name]
+    assert all(one["done"] for one in after)
+    assert f"next: {after[-1]['name']}, " in Path("runs/a/training_log.txt").read_text()
+
+
 @pytest.mark.slow
 def test_killed_and_run_again(work: Path) -> None:
     """The same files as undisturbed."""

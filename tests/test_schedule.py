@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -190,6 +192,44 @@ def test_all_minutes_are_used_where_there_is_something_to_do(replays) -> None:
     ]
     finished = replays.replay_schedule(records, FOLDS, 900.0)
     assert finished[-1][0] > 900 * 0.94 - 5 * 32 and len(finished) >= 5
+
+
+def test_a_finished_one_of_an_earlier_version_has_no_guess() -> None:
+    old = entry("svm", math.inf, timed=False, results=results(1.0, 0.2))
+    assert choose(old, entry("mlp", 2.0)).seconds == pytest.approx(10.0)
+
+
+@pytest.mark.slow
+def test_records_are_kept_continued_and_replayed(tmp_path) -> None:
+    from conftest import read_csv
+    from made_cache import make
+
+    cache, out = make(tmp_path / "data/c/one", {"pooled": (12, 1, 1)}), tmp_path / "records"
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text("head: {name: mlp, hidden: [16]}\ntraining: {epochs: 6, batch_size: 16, lr: 3e-3}\n")
+
+    def run(*args) -> str:
+        command = [sys.executable, str(ROOT / "benchmarks/anytime.py"), *map(str, args)]
+        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert not found.returncode, found.stderr
+        return found.stdout
+
+    record = ["record", "--features", cache, "--out", out, "--candidates", "knn", "logistic", recipe]
+    assert "the time is used up" in run(*record, "--max-hours", 0)
+    assert "all candidates are recorded" in run(*record)
+    rows = read_csv(out / "records.csv")
+    assert len(rows) == 9 and {row["fold"] for row in rows} == {"0", "1", "2"}
+    assert all(float(row["seconds"]) > 0 and float(row["guess"]) > 0 for row in rows)
+    before = (out / "records.csv").read_bytes()
+    assert "all candidates are recorded" in run(*record)
+    assert (out / "records.csv").read_bytes() == before
+    said = run("replay", "--records", out, "--out", tmp_path / "docs")
+    last = [line for line in said.splitlines() if line.startswith("| 100% |")]
+    scores = [float(cell) for cell in last[0].strip("| ").split("|")[1:]]
+    assert len(last) == 2 and len(scores) == 3 and min(scores) > 0.5
+    assert (tmp_path / "docs/anytime.svg").stat().st_size > 1000 and said.strip() in (
+        tmp_path / "docs/anytime.md"
+    ).read_text()
 
 
 def test_the_order_before_and_the_oracle(replays) -> None:

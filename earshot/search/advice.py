@@ -73,8 +73,8 @@ def _suggest_time(seen: Seen) -> str:
     names = _name_few([name for name, _ in seen.untrained])
     minutes = max(1, round(seconds / 60))
     return (
-        f"{count} candidate{'s' * (count > 1)} had no time ({names}): about {minutes} more minutes train "
-        f"them, --max-hours {math.ceil(100 * hours) / 100:g}."
+        f"{count} candidate{'s' * (count > 1)} had no time ({names}): about {minutes} minute"
+        f"{'s' * (minutes > 1)} more would do, --max-hours {math.ceil(100 * hours) / 100:g}."
     )
 
 

@@ -131,7 +131,7 @@ class Schedule:
         """Measured over predicted seconds by family and kind of prediction: the median of those that ran."""
         ratios: dict[tuple[str, bool], list[float]] = {}
         for entry in self.entries:
-            if entry.results and entry.after is None and entry.guess > 0:
+            if entry.results and entry.after is None and 0 < entry.guess < math.inf:
                 seconds = fmean(result.seconds for result in entry.results.values())
                 ratios.setdefault((entry.family, entry.timed), []).append(seconds / entry.guess)
         return {key: median(found) for key, found in ratios.items()}
