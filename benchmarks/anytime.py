@@ -120,7 +120,7 @@ def record(flags: argparse.Namespace) -> None:
         listed = candidates.list_candidates(opened, options.candidates)
         if not flags.seeds:
             listed = [one for one in listed if one.after is None]
-        machine_flags = TrainMachineFlags(device=flags.device, continue_from="none", report=False)
+        machine_flags = TrainMachineFlags(device=flags.device, report=False)
         trainer = CandidateTrainer(listed, options, machine_flags, flags.out, state, began)
         first = [name for name, one in trainer.candidates.items() if one.after is None]
         trainer.attempt(first[0], trainer.prepare)
@@ -146,7 +146,10 @@ def record(flags: argparse.Namespace) -> None:
                     trainer.attempt(name, trainer.train, step)
                     write_records(trainer, list(trainer.candidates))
         trainer.save()
-    print(f"{flags.out / NAME}: all candidates are recorded")
+    failed = trainer.list_with_status("failed")
+    print(
+        f"{flags.out / NAME}: all candidates are recorded{', except ' if failed else ''}{', '.join(failed)}"
+    )
 
 
 def build_scoring(records: Sequence[Record], metric: str):
