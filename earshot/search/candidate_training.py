@@ -210,7 +210,7 @@ class CandidateTrainer:
         job, _ = self.prepare(name)
         seconds, row = timing.measure_fold_seconds(job, len(self.state["folds"]))
         self.state["of"][name] |= {"guess": seconds, "row": row, "timed": True}
-        self.report(f"{name}: about {format_clock(seconds)} a fold, timed on a few steps")
+        self.report(f"{name}: about {format_clock(seconds)} a fold")
         self.save()
 
     def attempt(self, name: str, what: Any, *args: Any) -> Any:
@@ -334,11 +334,12 @@ class CandidateTrainer:
         for name in self.list_with_status(OPEN):
             entry, after = schedule.by_name[name], self.candidates[name].after
             before = self.state["of"][after] if after else None
-            needs = f"needs {format_clock(schedule.estimate_cost(entry))}, {left} left"
             if before is not None and before["status"] != FINISHED:
                 status = NO_TIME if before["status"] == NO_TIME else LEFT_OUT
                 self.state["of"][name] |= {"status": status, "note": f"as {after}"}
-            elif not entry.results:
+                continue
+            needs = f"needs {format_clock(schedule.estimate_cost(entry))}, {left} left"
+            if not entry.results:
                 self.set_status(name, NO_TIME, needs)
             elif schedule.is_behind(entry):
                 self.set_status(name, DROPPED, self._explain_drop(schedule, entry))

@@ -18,6 +18,7 @@ SHARE = 1 / 3  # of the time left that a candidate may need while there is anoth
 ANYHOW = 60.0  # seconds that the quickest candidate may take even without time: there has to be a submission
 SAFETY = 1.05  # seconds of the next folds, relative to those that ran
 TRIAL_SECONDS = 15.0  # that timing a candidate on a few steps may take
+TRIAL_SHARE = 0.1  # of the time left that this may be for a candidate that seems to have no time
 # Expected quality on the same features, as the logarithm of the support vector machine's error over the
 # recipe's. These are coarse steps: the spread below is as large.
 LEVELS = {
@@ -263,8 +264,8 @@ class Schedule:
                 continue
             mine = self.estimate_cost(entry)
             if mine > self.left:
-                # no candidate is refused for a time that was only guessed
-                if not self.is_known(entry) and self.left >= TRIAL_SECONDS:
+                # where a trial is cheap, no candidate is refused for a time that was only guessed
+                if not self.is_known(entry) and TRIAL_SECONDS <= TRIAL_SHARE * self.left:
                     places.append(((6, mine, place), entry, "its time is only guessed"))
                 continue
             rank, why = self._rank(entry)

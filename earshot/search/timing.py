@@ -25,7 +25,8 @@ CPU_SPEED, GPU_SPEED = 3e10, 3e12  # operations a second, a middling guess
 OPERATIONS = 6  # of a training step per parameter and row, where they cannot be counted
 WITH_THE_REST = 1.2  # time of a fold with validation and overhead, relative to its training steps
 PART_SECONDS = 5.0  # a scikit-learn head is timed on so many rows that it takes about this
-FEWEST = 100  # rows
+FEWEST = 250  # rows of that part
+FIXED = 1.5  # seconds that do not grow with the rows, above which a part says little about the whole
 
 
 def guess_fold_seconds(
@@ -72,10 +73,14 @@ def measure_fold_seconds(job: experiment.Job, folds: int) -> tuple[float, float]
 
 
 def _measure_fit(head: Head, job: experiment.Job) -> tuple[float, float]:
-    """Fit to a part of the rows; the rest by how the head's own estimate grows with the rows."""
+    """Fit to a part of the rows; the rest by how the head's own estimate grows with the rows. The estimate
+    itself where a part says little."""
     count = part = len(job.rows)
     while part > 2 * FEWEST and head.estimate_seconds(part)[0] > PART_SECONDS:
         part //= 2
+    constant, here, whole = (head.estimate_seconds(rows)[0] for rows in (1, part, count))
+    if constant > FIXED or here > 2 * PART_SECONDS:
+        return whole, precision.BACKWARD * head.estimate_seconds(count)[1]
     which = np.sort(np.random.default_rng(0).permutation(count)[:part])
     clips = job.rows.clip[which]
     began = time.perf_counter()
@@ -89,6 +94,5 @@ def _measure_fit(head: Head, job: experiment.Job) -> tuple[float, float]:
         for x, mask in job.rows.iterate_batches(few, estimators.BATCH):
             head.cpu()(x.cpu(), None if mask is None else mask.cpu())
     row = (time.perf_counter() - began) / len(few)
-    constant, here, whole = (head.estimate_seconds(rows)[0] for rows in (1, part, count))
     growth = max(1.0, (whole - constant) / max(here - constant, 1e-9)) if part < count else 1.0
     return seconds * growth + count * row, precision.BACKWARD * row
