@@ -16,6 +16,7 @@ from typing import Literal
 QUICK = 0.02  # share of the whole time within which a candidate is trained whole and at once
 SHARE = 1 / 3  # of the time left that a candidate may need while there is another one
 ANYHOW = 60.0  # seconds that the quickest candidate may take even without time: there has to be a submission
+TELLING = 2.0  # predicted seconds of a fold below which overheads say little about how predictions err
 SAFETY = 1.05  # seconds of the next folds, relative to those that ran
 TRIAL_SECONDS = 15.0  # that timing a candidate on a few steps may take
 TRIAL_SHARE = 0.1  # of the time left that this may be for a candidate that seems to have no time
@@ -132,7 +133,7 @@ class Schedule:
         """Measured over predicted seconds by family and kind of prediction: the median of those that ran."""
         ratios: dict[tuple[str, bool], list[float]] = {}
         for entry in self.entries:
-            if entry.results and entry.after is None and 0 < entry.guess < math.inf:
+            if entry.results and entry.after is None and TELLING <= entry.guess < math.inf:
                 seconds = fmean(result.seconds for result in entry.results.values())
                 ratios.setdefault((entry.family, entry.timed), []).append(seconds / entry.guess)
         return {key: median(found) for key, found in ratios.items()}
@@ -257,7 +258,7 @@ class Schedule:
             quickest = min(first_seeds, key=self.estimate_cost, default=None)
             if quickest is not None and self.estimate_cost(quickest) <= ANYHOW:
                 return self._train(quickest, "quickest of all", anyhow=True)
-        places: list[tuple[tuple[float, ...], Entry, str]] = []
+        places: list[tuple[tuple[int, float, int], Entry, str]] = []
         for place, entry in enumerate(self.entries):
             first = self.by_name.get(entry.after or "")
             if self.is_finished(entry) or entry.after and (first is None or not self.is_finished(first)):
@@ -265,8 +266,15 @@ class Schedule:
             mine = self.estimate_cost(entry)
             if mine > self.left:
                 # where a trial is cheap, no candidate is refused for a time that was only guessed
-                if not self.is_known(entry) and TRIAL_SECONDS <= TRIAL_SHARE * self.left:
-                    places.append(((6, mine, place), entry, "its time is only guessed"))
+                fold = self.estimate_seconds(entry)
+                if self.is_known(entry):
+                    continue
+                if fold <= SHARE * self.left:
+                    places.append(
+                        ((6, fold, place), entry, "a fold shows whether its time was guessed too long")
+                    )
+                elif TRIAL_SECONDS <= TRIAL_SHARE * self.left:
+                    places.append(((7, mine, place), entry, "its time is only guessed"))
                 continue
             rank, why = self._rank(entry)
             worth = mine if rank == 0 else -self.expect_gain(entry) / max(mine, 1e-3)
@@ -274,7 +282,7 @@ class Schedule:
         if not places:
             return None
         (rank, *_), entry, why = min(places, key=lambda found: found[0])
-        if rank == 6 or rank and not self.is_known(entry):
+        if rank == 7 or rank not in (0, 6) and not self.is_known(entry):
             return Step("time", entry.name, (), TRIAL_SECONDS, why)
         return self._train(entry, why, whole=rank == 0)
 
