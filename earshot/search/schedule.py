@@ -43,6 +43,7 @@ SOFT = 0.01  # added to errors, so that one clip of few does not decide
 MOST = 2.0  # a comparison's largest value
 FAR = 0.1  # so much worse, beyond a standard deviation, and a candidate is behind
 LEARNT = 0.97  # a log loss above this share of the class prior's: nothing was learnt
+TRY_FOLD, TRY_STEPS = 4, 5  # ranks of trials
 WORTHWHILE = 0.02  # expected gain below which further seeds of the best come first
 
 
@@ -243,13 +244,29 @@ class Schedule:
             return 0, "quick"
         if entry.results and not self.is_behind(entry):
             return 1, "begun, and not clearly worse than the best"
-        if self.is_behind(entry) or self.best is not None and self.expect_gain(entry) < WORTHWHILE:
-            return 5, "less is expected of it, but there is time"
+        if self.is_behind(entry) or not self.is_worthwhile(entry):
+            return 7, "less is expected of it, but there is time"
         if entry.after is not None:
-            return 4, "another seed of one of the best"
+            return 6, "another seed of one of the best"
         if mine <= SHARE * self.left:
             return 2, "highest expected gain per second"
         return 3, f"more than {SHARE:.0%} of the time left, and nothing else is left to do"
+
+    def is_worthwhile(self, entry: Entry) -> bool:
+        """Might it improve on the best?"""
+        return self.best is None or self.expect_gain(entry) >= WORTHWHILE
+
+    def _rank_trial(self, entry: Entry) -> tuple[int, str] | None:
+        """The same for one that seems to have no time: where a trial is cheap, none is refused for a time
+        that was only guessed."""
+        late = 0 if self.is_worthwhile(entry) else 4
+        if self.is_known(entry):
+            return None
+        if self.estimate_seconds(entry) <= SHARE * self.left:
+            return TRY_FOLD + late, "a fold shows whether its time was guessed too long"
+        if TRIAL_SECONDS <= TRIAL_SHARE * self.left:
+            return TRY_STEPS + late, "its time is only guessed"
+        return None
 
     def choose(self) -> Step | None:
         """What comes next; None: nothing more fits into the time."""
@@ -264,25 +281,17 @@ class Schedule:
             if self.is_finished(entry) or entry.after and (first is None or not self.is_finished(first)):
                 continue
             mine = self.estimate_cost(entry)
-            if mine > self.left:
-                # where a trial is cheap, no candidate is refused for a time that was only guessed
-                fold = self.estimate_seconds(entry)
-                if self.is_known(entry):
-                    continue
-                if fold <= SHARE * self.left:
-                    places.append(
-                        ((6, fold, place), entry, "a fold shows whether its time was guessed too long")
-                    )
-                elif TRIAL_SECONDS <= TRIAL_SHARE * self.left:
-                    places.append(((7, mine, place), entry, "its time is only guessed"))
+            ranked = self._rank(entry) if mine <= self.left else self._rank_trial(entry)
+            if ranked is None:
                 continue
-            rank, why = self._rank(entry)
+            rank, why = ranked
             worth = mine if rank == 0 else -self.expect_gain(entry) / max(mine, 1e-3)
             places.append(((rank, worth, place), entry, why))
         if not places:
             return None
         (rank, *_), entry, why = min(places, key=lambda found: found[0])
-        if rank == 7 or rank not in (0, 6) and not self.is_known(entry):
+        tries_fold = rank in (TRY_FOLD, TRY_FOLD + 4)
+        if rank and not tries_fold and not self.is_known(entry):
             return Step("time", entry.name, (), TRIAL_SECONDS, why)
         return self._train(entry, why, whole=rank == 0)
 
@@ -294,7 +303,7 @@ class Schedule:
             if not self.is_finished(entry)
             and entry.after is None
             and not self.is_behind(entry)
-            and self.expect_gain(entry) >= WORTHWHILE
+            and self.is_worthwhile(entry)
         ]
         return sorted(
             found, key=lambda entry: -self.expect_gain(entry) / max(self.estimate_cost(entry), 1e-3)
