@@ -127,8 +127,6 @@ def record(flags: argparse.Namespace) -> None:
         for name in first:
             if name in trainer.list_with_status(OPEN):
                 trainer.attempt(name, trainer.guess, flags.device.startswith("cuda"))
-            entry = trainer.state["of"][name]
-            entry.setdefault("computed", entry["guess"])
         order = sorted(trainer.list_with_status(OPEN, first), key=lambda n: trainer.state["of"][n]["guess"])
         for name in [*order, *(name for name in trainer.candidates if name not in first)]:
             after = trainer.candidates[name].after

@@ -102,10 +102,10 @@ def test_no_candidate_is_refused_for_a_guess() -> None:
     assert choose(done, guessed).kind == "time"
     assert choose(done, replace(guessed, timed=True)) is None
     assert choose(done, guessed, left=9 * schedule.TRIAL_SECONDS) is None
-    # a fold of it is trained where that is a third of the time left at most
-    step = choose(done, entry("svm", 25.0, timed=False), left=100.0)
+    # a fold of it is trained where that is half of the time left at most
+    step = choose(done, entry("svm", 50.0, timed=False), left=100.0)
     assert (step.kind, step.folds) == ("train", (0,))
-    assert choose(done, entry("svm", 25.0), left=100.0) is None
+    assert choose(done, entry("svm", 50.0), left=100.0) is None
     # timed, too, before it takes more than a little
     assert choose(done, entry("mlp", 30.0, timed=False)).kind == "time"
 
@@ -119,6 +119,11 @@ def test_times_are_corrected_by_those_that_ran() -> None:
     assert found.estimate_seconds(found.entries[-1]) == pytest.approx(20.0)
     assert found.estimate_seconds(entry("e", 10.0, family="sklearn")) == pytest.approx(1.0)
     assert found.estimate_seconds(entry("f", 10.0, timed=False)) == 10.0
+    # what was computed is corrected by those that were timed later, too
+    timed = entry("svm", 3.0, family="sklearn", computed=10.0, results=results(3.0, 0.2))
+    again = Schedule([timed], FOLDS, 900, 900)
+    assert again.estimate_seconds(entry("p", 40.0, family="sklearn", timed=False)) == pytest.approx(12.0)
+    assert again.estimate_seconds(entry("p", 40.0, family="sklearn")) == pytest.approx(40.0)
     # overheads of quick ones say nothing about the others
     quick = entry("knn", 1.0, family="sklearn", results=results(5.0, 0.2))
     assert Schedule([quick], FOLDS, 900, 900).estimate_seconds(entry("h", 9.0, family="sklearn")) == 9.0

@@ -37,7 +37,7 @@ GRACE = 0.5  # share of the reserve that a candidate which has begun may use to 
 # a candidate's first folds are stopped, and its time estimated anew, after so many times what was predicted
 OVERRUN, PATIENCE = 3.0, 20.0
 OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no time", "left out"
-FRESH = {"status": OPEN, "guess": None, "timed": False, "least": 0.0, "row": 0.0, "note": ""}
+FRESH = {"status": OPEN, "guess": None, "computed": 0.0, "timed": False, "least": 0.0, "row": 0.0, "note": ""}
 
 
 class CandidateTrainer:
@@ -144,6 +144,7 @@ class CandidateTrainer:
             entry["least"],
             self.estimate_inference_seconds(name),
             candidate.after,
+            entry["computed"],
         )
 
     def read_results(self, name: str) -> dict[int, FoldResult]:
@@ -203,13 +204,16 @@ class CandidateTrainer:
                 name, NO_TIME, f"{work:.1e} operations per fold are too many for a CPU in this time"
             )
         else:
-            entry |= {"guess": seconds, "row": row}
+            entry |= {"guess": seconds, "computed": seconds, "row": row}
 
     def time(self, name: str) -> None:
         """Time a candidate on a few steps, or a part of the rows."""
         job, _ = self.prepare(name)
-        seconds, row = timing.measure_fold_seconds(job, len(self.state["folds"]))
-        self.state["of"][name] |= {"guess": seconds, "row": row, "timed": True}
+        entry, schedule = self.state["of"][name], self.build_schedule()
+        found = timing.measure_fold_seconds(job, len(self.state["folds"]))
+        # else what was computed, corrected by the candidates that ran
+        seconds, row = found or (schedule.estimate_seconds(schedule.by_name[name]), entry["row"])
+        entry |= {"guess": seconds, "row": row, "timed": True}
         self.report(f"{name}: about {format_clock(seconds)} a fold")
         self.save()
 

@@ -19,6 +19,7 @@ ANYHOW = 60.0  # seconds that the quickest candidate may take even without time:
 TELLING = 2.0  # predicted seconds of a fold below which overheads say little about how predictions err
 SAFETY = 1.05  # seconds of the next folds, relative to those that ran
 TRIAL_SECONDS = 15.0  # that timing a candidate on a few steps may take
+TRIAL_FOLD = 0.5  # share of the time left that a fold of it may take, since nothing else is left to do
 TRIAL_SHARE = 0.1  # of the time left that this may be for a candidate that seems to have no time
 # Expected quality on the same features, as the logarithm of the support vector machine's error over the
 # recipe's. These are coarse steps: the spread below is as large.
@@ -69,6 +70,7 @@ class Entry:
         source: the cache and view: candidates on the same features are about as good.
         family: candidates whose predicted times err alike.
         guess: predicted seconds a fold. timed: was that measured on steps or a part of the rows?
+        computed: of a timed one, what had been predicted before; 0 if unknown.
         least: seconds that an unfinished fold is known to take at least.
         inference: seconds that its predictions for the submission take.
         after: for a further seed, the candidate of the first seed.
@@ -84,6 +86,7 @@ class Entry:
     least: float = 0.0
     inference: float = 0.0
     after: str | None = None
+    computed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,12 @@ class Schedule:
         """Measured over predicted seconds by family and kind of prediction: the median of those that ran."""
         ratios: dict[tuple[str, bool], list[float]] = {}
         for entry in self.entries:
-            if entry.results and entry.after is None and TELLING <= entry.guess < math.inf:
-                seconds = fmean(result.seconds for result in entry.results.values())
-                ratios.setdefault((entry.family, entry.timed), []).append(seconds / entry.guess)
+            if not entry.results or entry.after is not None:
+                continue
+            seconds = fmean(result.seconds for result in entry.results.values())
+            for timed, predicted in {False: entry.computed, entry.timed: entry.guess}.items():
+                if TELLING <= predicted < math.inf:
+                    ratios.setdefault((entry.family, timed), []).append(seconds / predicted)
         return {key: median(found) for key, found in ratios.items()}
 
     def estimate_seconds(self, entry: Entry) -> float:
@@ -262,7 +268,7 @@ class Schedule:
         late = 0 if self.is_worthwhile(entry) else 4
         if self.is_known(entry):
             return None
-        if self.estimate_seconds(entry) <= SHARE * self.left:
+        if self.estimate_seconds(entry) <= TRIAL_FOLD * self.left:
             return TRY_FOLD + late, "a fold shows whether its time was guessed too long"
         if TRIAL_SECONDS <= TRIAL_SHARE * self.left:
             return TRY_STEPS + late, "its time is only guessed"

@@ -61,8 +61,9 @@ def _count_parameters_and_flops(spec: experiment.HeadSpec, cache: Cache, epochs:
     return parameters, precision.BACKWARD * each * epochs * cache.manifest["splits"]["train"]["rows"]
 
 
-def measure_fold_seconds(job: experiment.Job, folds: int) -> tuple[float, float]:
-    """Seconds of a fold, and of a row in a training step, from a measurement."""
+def measure_fold_seconds(job: experiment.Job, folds: int) -> tuple[float, float] | None:
+    """Seconds of a fold, and of a row in a training step, from a measurement; None where that would say
+    little."""
     head = job.head_spec.build()
     if head.is_sklearn:
         return _measure_fit(head, job)
@@ -72,15 +73,14 @@ def measure_fold_seconds(job: experiment.Job, folds: int) -> tuple[float, float]
     return OVERHEAD + seconds, row
 
 
-def _measure_fit(head: Head, job: experiment.Job) -> tuple[float, float]:
-    """Fit to a part of the rows; the rest by how the head's own estimate grows with the rows. The estimate
-    itself where a part says little."""
+def _measure_fit(head: Head, job: experiment.Job) -> tuple[float, float] | None:
+    """Fit to a part of the rows; the rest by how the head's own estimate grows with the rows."""
     count = part = len(job.rows)
     while part > 2 * FEWEST and head.estimate_seconds(part)[0] > PART_SECONDS:
         part //= 2
     constant, here, whole = (head.estimate_seconds(rows)[0] for rows in (1, part, count))
     if constant > FIXED or here > 2 * PART_SECONDS:
-        return whole, precision.BACKWARD * head.estimate_seconds(count)[1]
+        return None
     which = np.sort(np.random.default_rng(0).permutation(count)[:part])
     clips = job.rows.clip[which]
     began = time.perf_counter()
