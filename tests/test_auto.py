@@ -219,12 +219,8 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
     monkeypatch.setattr(
         candidate_training, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
     )
-    monkeypatch.setattr(
-        candidate_training, "sum_training_seconds", lambda run: 600.0 * len(run.list_finished_folds())
-    )
-    monkeypatch.setattr(
-        candidate_training.precision, "measure_row_seconds", lambda *args: 600 / (1.2 * 120 * (2 / 3) * 8)
-    )
+    monkeypatch.setattr(candidate_training.timing, "guess_fold_seconds", lambda *args: (600.0, 0.0, 1, 1.0))
+    monkeypatch.setattr(candidate_training.timing, "measure_fold_seconds", lambda *args: (600.0, 0.0))
     train.main(
         [*AUTO, "--candidates", "bad.yaml", "good.yaml", "fair.yaml", "--name", "a", "--max-hours", "1.35"]
     )
@@ -238,6 +234,45 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
         "is not cross-fitted" in capsys.readouterr().out
         and "so the choice depends on these folds' labels" in rows["bad-pooled-one"]["status"]
     )
+
+
+def test_an_earlier_version_s_account_is_continued(work: Path) -> None:
+    make(Path("data/c/one"), {"pooled": (12, 1, 1)})
+    args = [*AUTO, *QUICK, "--name", "a"]
+    train.main([*args, "--max-hours", "0.0000001"])
+    path = Path("runs/a") / saved_blend.AUTO
+    state = checksums.read(path)
+    del state["decisions"]
+    for entry in state["of"].values():
+        for key in ("guess", "timed", "least", "walls", "sklearn"):
+            entry.pop(key, None)
+        entry["each"] = 1e6
+    checksums.write(path, state)
+    train.main([*args, "--max-hours", "1"])
+    assert all(row["status"] == "finished" for name, row in board().items() if name != "a")
+
+
+def test_a_decision_is_carried_out_after_an_interruption(work: Path, capsys: pytest.CaptureFixture) -> None:
+    """As if the command had been killed once it had decided on a fold that it would not choose again."""
+    make(Path("data/c/one"), {"pooled": (12, 1, 1)})
+    args = [*AUTO, *QUICK, "--name", "a"]
+    train.main([*args, "--max-hours", "0.0000001"])
+    path = Path("runs/a") / saved_blend.AUTO
+    state = checksums.read(path)
+    name = [name for name, entry in state["of"].items() if entry["status"] == "no time"][-1]
+    assert all(one["done"] for one in state["decisions"])
+    before = [one["name"] for one in state["decisions"]]
+    pending = {"name": name, "folds": [1], "seconds": 1.0, "why": "", "anyhow": False, "done": False}
+    state["decisions"].append(pending)
+    checksums.write(path, state)
+    capsys.readouterr()
+    train.main([*args, "--max-hours", "1"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if " folds, out-of-fold " in line]
+    assert lines[0].startswith(f"{name}: 1/3 folds")
+    after = checksums.read(path)["decisions"]
+    assert [one["name"] for one in after[: len(before) + 1]] == [*before, name]
+    assert all(one["done"] for one in after)
+    assert f"next: {after[-1]['name']}, " in Path("runs/a/training_log.txt").read_text()
 
 
 @pytest.mark.slow
@@ -297,6 +332,18 @@ def test_further_seeds_come_last_the_strongest_recipe_s_first(work: Path) -> Non
     }
     assert seeds[:2] == [("from_scratch", 1), ("from_scratch", 2)]
     assert seeds[2:] == [(name, seed) for seed in (1, 2) for name in ("mlp", "small_cnn", "itmo2025_tokens")]
+
+
+def test_the_ladder_leaves_out_weights_that_a_view_cannot_feed(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the fine-tuned network had a place in it."""
+    cache = Cache(make(Path("data/c/one"), {"mel": (1, 16, 40)}))
+    monkeypatch.setitem(candidates.LADDER, "spectrogram", ("svm", "efficientat_finetune"))
+    assert [c.recipe.name for c in candidates.list_candidates([cache], ())] == ["svm"]
+    monkeypatch.setattr(candidates.experiment, "find_misfit", lambda *args: None)
+    found = candidates.list_candidates([cache], ())
+    assert [c.recipe.name for c in found] == ["svm", "efficientat_finetune"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])

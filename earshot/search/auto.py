@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from earshot.core.fingerprint import compute_fingerprint, list_differences, to_j
 from earshot.features import find_cache
 from earshot.prediction import saved_blend
 from earshot.search import leaderboard
+from earshot.search.advice import Seen, count_confident_errors, suggest_next
 from earshot.search.flags import HOURS, AutoFlags
 from earshot.training import metrics
 from earshot.training.run import Run
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from earshot.features.cache import Cache
     from earshot.prediction.blend_weights import BlendResult
     from earshot.search.candidate_training import CandidateTrainer
+    from earshot.training.oof import Oof
 
 
 def open_caches(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
@@ -63,8 +66,8 @@ def describe_inputs(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
 
 
 def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, Any]:
-    """The content of auto.json, or a fresh state; with more hours than before, candidates without time are
-    open again.
+    """The content of auto.json, or a fresh state; with more hours than before, candidates without time, or
+    dropped for want of it, are open again.
 
     Raises:
         UserError: it has other features or settings.
@@ -85,7 +88,7 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
         )
     if hours > state["hours"]:
         for entry in state["of"].values():
-            entry |= {"status": "open"} if entry["status"] == "no time" else {}
+            entry |= {"status": "open"} if entry["status"] in ("no time", "dropped") else {}
         state |= {"hours": hours, "done": False}
     return state
 
@@ -116,7 +119,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
                 f"bake-off: {folder} is finished; --max-hours above {state['hours']:g} would train the "
                 "candidates that had no time"
             )
-            print("\n".join(leaderboard.format_table(leaderboard.read(folder))))
+            print("\n".join([*leaderboard.format_table(leaderboard.read(folder)), *state.get("advice", [])]))
             return folder
         from earshot.prediction import submit
         from earshot.report.make import report_on
@@ -200,7 +203,43 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
             "note: candidates were dropped by their scores on the folds named; unlike the blend, this choice "
             "is not cross-fitted"
         )
+    advice = suggest_next(_look_back(trainer, opened, oof))
+    trainer.state["advice"] = [f"next to try: {line}" for line in advice]
+    for line in trainer.state["advice"]:
+        trainer.report(line)
     _submit(trainer, whole, first, out)
+
+
+def _look_back(trainer: CandidateTrainer, opened: list[Cache], oof: Oof) -> Seen:
+    """What the bake-off saw, for the sentences on what to try next."""
+    from earshot.search import fold_results
+
+    errors = {
+        name: fmean(result.error for result in trainer.read_results(name).values())
+        for name in trainer.list_with_status("finished")
+    }
+    features: dict[str, float] = {}
+    for name, error in errors.items():
+        cache = trainer.candidates[name].cache.folder.name
+        features[cache] = min(error, features.get(cache, error))
+    best = min(errors, key=lambda name: errors[name])
+    losses, train_loss = fold_results.read_losses(Run(trainer.folder / best))
+    confident, expected = count_confident_errors(oof.probabilities, oof.labels)
+    return Seen(
+        trainer.state["hours"],
+        trainer.rest,
+        [name for name in trainer.list_with_status("left out") if "GPU" in trainer.state["of"][name]["note"]],
+        features,
+        [cache.folder.name for cache in opened if cache.record.get("weights")],
+        trainer.candidates[best].recipe.name,
+        losses,
+        train_loss,
+        confident,
+        expected,
+        len(oof.ids),
+        str(opened[0].folder),
+        str(trainer.folder),
+    )
 
 
 def _describe_blend(names: list[str], blended: BlendResult) -> str:
@@ -212,7 +251,7 @@ def _describe_blend(names: list[str], blended: BlendResult) -> str:
 
 def _build_row(trainer: CandidateTrainer, name: str) -> dict[str, Any]:
     """A candidate's row of the leaderboard."""
-    from earshot.search import candidate_training
+    from earshot.search import fold_results
 
     entry, candidate = trainer.state["of"][name], trainer.candidates[name]
     folder = trainer.folder / name
@@ -225,14 +264,14 @@ def _build_row(trainer: CandidateTrainer, name: str) -> dict[str, Any]:
         "seconds": 0.0,
         "status": entry["status"] + (f" {entry['note']}" if entry["note"] else ""),
     }
-    if not candidate_training.run_exists(folder) or not (folder / "scores.json").exists():
+    if not fold_results.run_exists(folder) or not (folder / "scores.json").exists():
         return row
     last_scores = read_json(folder / "scores.json")["last"]
     return row | {
         "folds": " ".join(map(str, last_scores["folds"])),
         **leaderboard.select_scores(last_scores, trainer.flags.metric),
         "fold_std": last_scores["fold_std"],
-        "seconds": candidate_training.sum_training_seconds(Run.open(folder)),
+        "seconds": fold_results.sum_training_seconds(Run.open(folder)),
     }
 
 

@@ -1,4 +1,4 @@
-"""The bake-off's training: candidates fold by fold within the time, and the status of each.
+"""The bake-off's training: candidates fold by fold as the schedule says, and the status of each.
 
 Decisions that depend on time or scores are kept in auto.json, so that the same command continues with them.
 """
@@ -9,6 +9,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,18 +19,13 @@ from earshot.core import checksums, config, worker_pool
 from earshot.core.deadline import SIGNALS, Deadline, format_clock
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, hash_value, hold_lock, read_json
-from earshot.prediction import saved_blend, significance
-from earshot.search.candidates import (
-    CPU_PARAMETERS,
-    CPU_SPEED,
-    Candidate,
-    count_parameters_and_flops,
-    estimate_fit_seconds,
-)
+from earshot.prediction import saved_blend
+from earshot.search import timing
+from earshot.search.candidates import Candidate
+from earshot.search.fold_results import estimate_unfinished, read_fold_results
+from earshot.search.schedule import Entry, FoldResult, Schedule, Step
 from earshot.training import cross_validation, experiment, metrics, precision
-from earshot.training.checkpoint import FoldFolder
-from earshot.training.oof import Oof
-from earshot.training.run import CONFIG, Run, list_slot_folders
+from earshot.training.run import Run
 from earshot.training.run_scores import summarise_run
 
 if TYPE_CHECKING:
@@ -37,14 +33,11 @@ if TYPE_CHECKING:
 
 # share of the time reserved for the blend, and its least seconds; predicting comes on top
 RESERVE, LEAST = 0.06, 5.0
-SMALL = 0.02  # share of the time that a candidate may always take, whatever the others do
-# a candidate is dropped if it is worse than the best by so many standard errors and points of the metric
-CLEAR, FAR = 2.0, 0.02
-# seconds that the quickest candidate may take even without time: there has to be a submission
-ANYHOW = 60.0
-WITH_THE_REST = 1.2  # time of a fold with validation and overhead, relative to its training steps
+GRACE = 0.5  # share of the reserve that a candidate which has begun may use to finish
+# a candidate's first folds are stopped, and its time estimated anew, after so many times what was predicted
+OVERRUN, PATIENCE = 3.0, 20.0
 OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no time", "left out"
-FRESH = {"status": OPEN, "folds": [], "each": None, "row": 0.0, "note": ""}
+FRESH = {"status": OPEN, "guess": None, "computed": 0.0, "timed": False, "least": 0.0, "row": 0.0, "note": ""}
 
 
 class CandidateTrainer:
@@ -52,8 +45,9 @@ class CandidateTrainer:
 
     Args:
         folder: the bake-off's, locked by this process.
-        state: the content of auto.json; `of` has an entry a candidate: its status, its finished folds, the
-            seconds of `each` fold and of a `row` in a training step, and a note.
+        state: the content of auto.json. `of` has an entry a candidate: its status, its finished folds, a
+            guess of the seconds a fold and whether that was timed, the least seconds of a fold that has
+            begun, the seconds of a `row` in a training step, and a note. `decisions` has the steps taken.
         began: start of the command on the monotonic clock.
     """
 
@@ -74,9 +68,15 @@ class CandidateTrainer:
         )
         self.candidates = {c.name: c for c in candidates}
         self.budget, self.before, self.began = 3600 * state["hours"], state["spent"], began
+        self.reserve = max(LEAST, RESERVE * self.budget)
+        state.setdefault("decisions", [])
         for name in self.candidates:
-            state["of"].setdefault(name, {**FRESH, "folds": []})
+            # an earlier version's has no guess: it is made anew
+            state["of"][name] = {**FRESH, "folds": [], "walls": {}, **state["of"].get(name, {})}
+        self.results: dict[str, dict[int, FoldResult]] = {}
         self.current: tuple[str, experiment.Job, Run] | None = None
+        self.devices, self.chance = 1, math.inf
+        self.rest: list[tuple[str, float]] = []  # candidates without time that are worth it, and the seconds
 
     # --- account
 
@@ -92,28 +92,15 @@ class CandidateTrainer:
 
     def compute_seconds_left(self) -> float:
         """Seconds left for training; time for the blend and the submission is reserved."""
-        reserve = max(LEAST, RESERVE * self.budget) + sum(
-            self.estimate_inference_seconds(name) for name in self.list_with_status(FINISHED)
-        )
-        return self.budget - self.before - (time.monotonic() - self.began) - reserve
+        predicting = sum(self.estimate_inference_seconds(name) for name in self.list_with_status(FINISHED))
+        return self.budget - self.before - (time.monotonic() - self.began) - self.reserve - predicting
 
     def estimate_inference_seconds(self, name: str) -> float:
         """Seconds that a candidate's predictions for the submission and the hold-out take."""
         splits = self.candidates[name].cache.manifest["splits"]
         rows = sum(splits[part]["rows"] for part in ("test", "subm") if part in splits)
-        return (
-            len(self.state["folds"])
-            * rows
-            * self.get_settings(name).tta
-            * self.state["of"][name]["row"]
-            / precision.BACKWARD
-        )
-
-    def estimate_cost(self, name: str, upto: int | None = None) -> float:
-        """Seconds that the missing ones of a candidate's first folds take; of all folds, with predicting."""
-        entry = self.state["of"][name]
-        missing = set(self.state["folds"][:upto]) - set(entry["folds"])
-        return len(missing) * entry["each"] + (self.estimate_inference_seconds(name) if upto is None else 0.0)
+        passes = len(self.state["folds"]) * rows * self.get_settings(name).tta
+        return passes * self.state["of"][name]["row"] / precision.BACKWARD
 
     def get_settings(self, name: str) -> config.TrainingFlags:
         """A candidate's training settings."""
@@ -134,12 +121,44 @@ class CandidateTrainer:
             self.report(f"{name}: {status}{f': {note}' if note else ''}")
         self.save()
 
-    def skip_for_time(self, name: str) -> None:
-        """Set the status of a candidate for which the time left is too short."""
-        left = max(0.0, self.compute_seconds_left())
-        self.set_status(
-            name, NO_TIME, f"needs {format_clock(self.estimate_cost(name))}, {format_clock(left)} left"
+    def build_schedule(self) -> Schedule:
+        """What the schedule decides from: candidates that are open or finished, and the time left."""
+        entries = [
+            self._build_entry(name)
+            for name in self.candidates
+            if self.state["of"][name]["status"] in (OPEN, FINISHED)
+        ]
+        left = self.compute_seconds_left()
+        return Schedule(entries, self.state["folds"], left, self.budget, self.devices, self.chance)
+
+    def _build_entry(self, name: str) -> Entry:
+        entry, candidate = self.state["of"][name], self.candidates[name]
+        return Entry(
+            name,
+            candidate.recipe.name,
+            f"{candidate.cache.folder}/{candidate.view}",
+            "sklearn" if entry.get("sklearn") else "network",
+            math.inf if entry["guess"] is None else entry["guess"],
+            entry["timed"],
+            self.read_results(name),
+            entry["least"],
+            self.estimate_inference_seconds(name),
+            candidate.after,
+            entry["computed"],
         )
+
+    def read_results(self, name: str) -> dict[int, FoldResult]:
+        """A candidate's finished folds, from its run."""
+        wanted = self.state["of"][name]["folds"]
+        if name not in self.results or sorted(self.results[name]) != sorted(wanted):
+            self.results[name] = read_fold_results(
+                self.folder / name, self.candidates[name].cache, wanted, self.flags.metric
+            )
+        walls = self.state["of"][name]["walls"]
+        return {
+            fold: replace(result, seconds=max(result.seconds, walls.get(str(fold), 0.0)))
+            for fold, result in self.results[name].items()
+        }
 
     # --- one candidate
 
@@ -162,35 +181,41 @@ class CandidateTrainer:
                     f"{candidate.cache.folder} has other training clips or folds than the other caches: "
                     "extract them from the same data, or choose caches with --features"
                 )
-            self.state["folds"] = job.choose_folds()
+            self.state["folds"], self.devices = job.choose_folds(), len(job.devices)
+            prior = np.tile(candidate.cache.prior(), (len(job.rows.truth), 1))
+            self.chance = float(metrics.compute_losses(prior, job.rows.truth).mean())
             with hold_lock(self.folder / name, "the run"):
                 self.current = (name, job, job.begin(self.folder / name, False, quiet=True))
         return self.current[1:]
 
-    def estimate(self, name: str, gpu: bool) -> None:
-        """Estimate once the time of a fold, from the head's size or a timed step; a candidate too large for
-        this machine is left out."""
+    def guess(self, name: str, gpu: bool) -> None:
+        """Compute once what a fold takes, without training; a candidate too large for this machine is left
+        out."""
         entry, candidate, settings = self.state["of"][name], self.candidates[name], self.get_settings(name)
-        if entry["each"] is not None:
+        if entry["guess"] is not None:
             return
-        rows, share = candidate.cache.manifest["splits"]["train"]["rows"], 1 - 1 / len(self.state["folds"])
         head = experiment.describe_head(candidate.recipe, candidate.cache, view=candidate.view)
-        fit_seconds = estimate_fit_seconds(head, candidate.cache)
-        if fit_seconds is not None:
-            entry["each"], entry["row"] = fit_seconds[0], precision.BACKWARD * fit_seconds[1]
-            return
-        parameters, work = count_parameters_and_flops(head, candidate.cache, settings.epochs)
-        if not gpu and parameters > CPU_PARAMETERS:
+        seconds, row, parameters, work = timing.guess_fold_seconds(head, candidate.cache, settings, gpu)
+        entry["sklearn"] = row > 0
+        if not gpu and parameters > timing.CPU_PARAMETERS:
             self.set_status(name, LEFT_OUT, f"{parameters:,} parameters need a GPU")
-            return
-        if not gpu and work * len(self.state["folds"]) / CPU_SPEED > self.compute_seconds_left():
+        elif not gpu and work * len(self.state["folds"]) / timing.CPU_LIMIT > self.compute_seconds_left() > 0:
             self.set_status(
                 name, NO_TIME, f"{work:.1e} operations per fold are too many for a CPU in this time"
             )
-            return
+        else:
+            entry |= {"guess": seconds, "computed": seconds, "row": row}
+
+    def time(self, name: str) -> None:
+        """Time a candidate on a few steps, or a part of the rows."""
         job, _ = self.prepare(name)
-        entry["row"] = precision.measure_row_seconds(head.build(), job.rows, settings, job.device)
-        entry["each"] = WITH_THE_REST * entry["row"] * rows * share * settings.epochs / len(job.devices)
+        entry, schedule = self.state["of"][name], self.build_schedule()
+        found = timing.measure_fold_seconds(job, len(self.state["folds"]))
+        # else what was computed, corrected by the candidates that ran
+        seconds, row = found or (schedule.estimate_seconds(schedule.by_name[name]), entry["row"])
+        entry |= {"guess": seconds, "row": row, "timed": True}
+        self.report(f"{name}: about {format_clock(seconds)} a fold")
+        self.save()
 
     def attempt(self, name: str, what: Any, *args: Any) -> Any:
         """Call a function with a candidate; if it fails, return None: the candidate is out, the others
@@ -202,15 +227,15 @@ class CandidateTrainer:
             self.set_status(name, "failed", " ".join(str(error).split()))
             return None
 
-    def train(self, name: str, upto: int | None = None, anyhow: bool = False) -> None:
-        """Train a candidate's first folds, all by default, as far as the time allows."""
-        wanted, entry = self.state["folds"][:upto], self.state["of"][name]
-        if set(wanted) <= set(entry["folds"]):
-            if upto is None:
-                self.set_status(name, FINISHED)
-            return
+    def train(self, name: str, step: dict[str, Any]) -> None:
+        """Take a decided step: train its folds, as far as the time allows."""
+        entry, wanted = self.state["of"][name], step["folds"]
+        began = time.monotonic()
         job, run = self.prepare(name)
-        deadline = Deadline(None if anyhow else max(0.0, self.compute_seconds_left()) / 3600)
+        left = self.compute_seconds_left() + (GRACE * self.reserve if entry["folds"] else 0.0)
+        first = not entry["folds"] and self.candidates[name].after is None
+        limit = max(PATIENCE, OVERRUN * step["seconds"]) if first else math.inf
+        deadline = Deadline(None if step["anyhow"] else max(0.0, min(left, limit)) / 3600)
         with hold_lock(run.folder, "the run"):
             done = cross_validation.train_folds(job, run, wanted, deadline)
             if any(
@@ -220,25 +245,33 @@ class CandidateTrainer:
         if SIGNALS.waiting is not None:
             self.save()
             deadline.leave()
-        entry["folds"] = run.list_finished_folds() if done else [n for n in entry["folds"]]
-        if entry["folds"]:
-            entry["each"] = 1.05 * sum_training_seconds(run) / len(run.list_finished_folds())
-            last_scores = read_json(run.folder / "scores.json")["last"]
-            self.report(
-                f"{name}: {len(last_scores['folds'])}/{len(self.state['folds'])} folds, out-of-fold "
-                f"{self.flags.metric} {last_scores[self.flags.metric]:.4f}  log_loss "
-                f"{last_scores['log_loss']:.4f}  {format_clock(sum_training_seconds(run))}, "
-                f"{format_clock(max(0.0, self.compute_seconds_left()))} left"
-            )
-        if done and upto is None:
+        finished, wall = run.list_finished_folds(), time.monotonic() - began
+        new = [fold for fold in finished if fold not in entry["folds"]]
+        if new and done:
+            each = wall / math.ceil(len(new) / self.devices)
+            entry["walls"] |= {str(fold): each for fold in new}
+        entry["folds"] = finished
+        results = self.read_results(name)
+        if results and not entry["row"]:
+            rows = len(job.rows) * job.settings.epochs * (1 - 1 / len(self.state["folds"]))
+            entry["row"] = fmean(result.seconds for result in self.results[name].values()) / rows
+        if not done and limit < left:
+            entry["least"] = estimate_unfinished(run, job.settings.epochs, max(wall, entry["least"]))
+        step["done"] = True
+        if results:
+            self._report_scores(name, results)
+        if len(finished) == len(self.state["folds"]):
             self.set_status(name, FINISHED)
-        elif not done:
-            self.set_status(
-                name,
-                NO_TIME,
-                f"stopped after {len(run.list_finished_folds())} of {len(self.state['folds'])} folds",
-            )
         self.save()
+
+    def _report_scores(self, name: str, results: dict[int, FoldResult]) -> None:
+        last_scores = read_json(self.folder / name / "scores.json")["last"]
+        seconds = sum(result.seconds for result in self.results[name].values())
+        self.report(
+            f"{name}: {len(results)}/{len(self.state['folds'])} folds, out-of-fold {self.flags.metric} "
+            f"{last_scores[self.flags.metric]:.4f}  log_loss {last_scores['log_loss']:.4f}  "
+            f"{format_clock(seconds)}, {format_clock(max(0.0, self.compute_seconds_left()))} left"
+        )
 
     # --- all of them
 
@@ -247,145 +280,83 @@ class CandidateTrainer:
         gpu = worker_pool.choose(self.machine.device)[0].name.startswith("cuda")
         first = [name for name, candidate in self.candidates.items() if candidate.after is None]
         for name in self.list_with_status(OPEN, first):
-            if not self.state["folds"]:
+            if not self.current:
                 self.attempt(name, self.prepare)
             if self.list_with_status(OPEN, [name]) and self.state["folds"]:
-                self.attempt(name, self.estimate, gpu)
+                self.attempt(name, self.guess, gpu)
         self.save()
-        quick = sorted(self.list_with_status(OPEN, first), key=self.estimate_cost)
-        while quick and not self.list_with_status(FINISHED) and self.estimate_cost(quick[0]) <= ANYHOW:
-            self.attempt(quick.pop(0), self.train, None, True)
-        self.run_successive_halving(first)
+        while self.state["folds"] and self.take_step():
+            pass
+        self.close()
+
+    def take_step(self) -> bool:
+        """Take the step that was decided before an interruption, else decide on the next one; False: nothing
+        more fits."""
+        decisions = self.state["decisions"]
+        if decisions and not decisions[-1]["done"]:
+            name = decisions[-1]["name"]
+            if name in self.list_with_status(OPEN):
+                self.attempt(name, self.train, decisions[-1])
+            decisions[-1]["done"] = True
+            return True
+        step = self.build_schedule().choose()
+        if step is None:
+            return False
+        if step.kind == "time":
+            self.attempt(step.name, self.time)
+            return True
+        self.log_decision(step)
+        self.attempt(step.name, self.train, decisions[-1])
+        decisions[-1]["done"] = True
+        return True
+
+    def log_decision(self, step: Step) -> None:
+        """Keep a decision before it is carried out, so that an interruption does not change it."""
+        of = (
+            f"fold {', '.join(map(str, step.folds))}"
+            if len(step.folds) < len(self.state["folds"])
+            else "all folds"
+        )
+        self.report(f"next: {step.name}, {of}: {step.why}; about {format_clock(step.seconds)}")
+        self.state["decisions"].append(
+            {
+                "name": step.name,
+                "folds": list(step.folds),
+                "seconds": round(step.seconds, 3),
+                "why": step.why,
+                "anyhow": step.anyhow,
+                "done": False,
+            }
+        )
+        self.save()
+
+    def close(self) -> None:
+        """Say of every candidate that is left why it was not trained to its end."""
+        schedule = self.build_schedule()
+        left = format_clock(max(0.0, schedule.left))
+        self.rest = [(entry.name, schedule.estimate_cost(entry)) for entry in schedule.list_worthwhile()]
         for name in self.list_with_status(OPEN):
-            before = self.state["of"][self.candidates[name].after]
-            if before["status"] != FINISHED:
+            entry, after = schedule.by_name[name], self.candidates[name].after
+            before = self.state["of"][after] if after else None
+            if before is not None and before["status"] != FINISHED:
                 status = NO_TIME if before["status"] == NO_TIME else LEFT_OUT
-                self.state["of"][name] |= {"status": status, "note": f"as {self.candidates[name].after}"}
+                self.state["of"][name] |= {"status": status, "note": f"as {after}"}
                 continue
-            self.state["of"][name] |= {key: before[key] for key in ("each", "row")}
-            self.train_all_folds(name)
+            needs = f"needs {format_clock(schedule.estimate_cost(entry))}, {left} left"
+            if not entry.results:
+                self.set_status(name, NO_TIME, needs)
+            elif schedule.is_behind(entry):
+                self.set_status(name, DROPPED, self._explain_drop(schedule, entry))
+            else:
+                done = f"stopped after {len(entry.results)} of {len(self.state['folds'])} folds"
+                self.set_status(name, NO_TIME, f"{done}: the rest {needs}")
+        self.save()
 
-    def train_all_folds(self, name: str) -> None:
-        """Train all folds of a candidate, if there is time for all."""
-        if self.estimate_cost(name) > self.compute_seconds_left():
-            self.skip_for_time(name)
-        else:
-            self.attempt(name, self.train)
-
-    def run_successive_halving(self, names: list[str]) -> None:
-        """Successive halving over folds: clearly worse candidates are dropped, and only if time is short."""
-        for name in self.list_with_status(OPEN, names):
-            if self.estimate_cost(name) <= min(SMALL * self.budget, self.compute_seconds_left()):
-                self.attempt(name, self.train)
-        count = len(self.state["folds"])
-        for upto in dict.fromkeys((1, math.ceil(count / 2))):
-            if self.is_time_for_all(names):
-                break
-            for name in self.list_with_status(OPEN, names):
-                # The first of the ladder that fits into the time will be finished whatever the others take.
-                anchor = next(
-                    (
-                        n
-                        for n in self.list_with_status(OPEN, names)
-                        if self.estimate_cost(n) <= self.compute_seconds_left()
-                    ),
-                    None,
-                )
-                if (
-                    self.estimate_cost(name) > self.compute_seconds_left()
-                    or name != anchor
-                    and self.estimate_cost(name, upto) + self.estimate_cost(anchor)
-                    > self.compute_seconds_left()
-                ):
-                    self.skip_for_time(name)
-                else:
-                    self.attempt(name, self.train, upto)
-            self.drop_worse(names, upto)
-        order = (
-            self.list_with_status(OPEN, names)
-            if self.is_time_for_all(names)
-            else self.rank(self.list_with_status(OPEN, names))
-        )
-        for name in order:
-            self.train_all_folds(name)
-        # candidates that seemed too slow, if the others were quicker than expected
-        for name in self.list_with_status(NO_TIME, names):
-            if (
-                self.state["of"][name]["each"] is not None
-                and self.estimate_cost(name) <= self.compute_seconds_left()
-            ):
-                self.attempt(name, self.train)
-
-    def is_time_for_all(self, names: list[str]) -> bool:
-        """Is there time for all open candidates?"""
-        return (
-            sum(self.estimate_cost(name) for name in self.list_with_status(OPEN, names))
-            <= self.compute_seconds_left()
-        )
-
-    def read_oof_of_folds(self, name: str, upto: int) -> Oof:
-        """A candidate's out-of-fold predictions at the last epoch, in the first folds."""
-        cache = self.candidates[name].cache
-        found = Oof.read(self.folder / name / "oof_last.csv", cache.classes, cache.multilabel)
-        return found.take(np.isin(found.folds, self.state["folds"][:upto]))
-
-    def rank(self, names: list[str]) -> list[str]:
-        """The candidates by score on the folds that all of them have, best first."""
-        upto = min((len(self.state["of"][name]["folds"]) for name in names), default=0)
-        if not upto:
-            return names
-        oofs = {name: self.read_oof_of_folds(name, upto) for name in names}
-        return sorted(
-            names,
-            reverse=True,
-            key=lambda name: (
-                metrics.compute_gain(self.flags.metric, oofs[name].probabilities, oofs[name].labels),
-                metrics.compute_gain("log_loss", oofs[name].probabilities, oofs[name].labels),
-            ),
-        )
-
-    def drop_worse(self, names: list[str], upto: int) -> None:
-        """Drop candidates clearly worse than the best, the worst first, until there is time for the rest."""
-        names = [
-            name
-            for name in self.list_with_status(OPEN, names)
-            if len(self.state["of"][name]["folds"]) >= upto
-        ]
-        if len(names) < 2:
-            return
-        order = self.rank(names)
-        best = self.read_oof_of_folds(order[0], upto)
-        for name in reversed(order[1:]):
-            if self.is_time_for_all(names):
-                return
-            mine = self.read_oof_of_folds(name, upto)
-            rises, error = significance.estimate_gain(
-                self.flags.metric,
-                mine.probabilities,
-                best.probabilities,
-                best.labels,
-                significance.draw_blocks(len(best.ids)),
-            )
-            if rises > max(FAR, CLEAR * error):
-                self.set_status(
-                    name,
-                    DROPPED,
-                    f"after fold {', '.join(map(str, self.state['folds'][:upto]))}: {self.flags.metric} "
-                    f"{rises:.3f} below {order[0]}, so the choice depends on these folds' labels",
-                )
-
-
-def sum_training_seconds(run: Run) -> float:
-    """Seconds that a run's training took so far."""
-    return float(
-        sum(
-            row["seconds"]
-            for folder in list_slot_folders(run.folder)
-            for row in FoldFolder(folder).read_history()
-        )
-    )
-
-
-def run_exists(folder: Path) -> bool:
-    """Is there a run?"""
-    return (folder / CONFIG).is_file()
+    def _explain_drop(self, schedule: Schedule, entry: Entry) -> str:
+        folds = f"after fold {', '.join(map(str, entry.results))}"
+        depends = "so the choice depends on these folds' labels"
+        if schedule.best is None:
+            return f"{folds}: no better than the class prior, {depends}"
+        below = fmean(r.error - schedule.best.results[fold].error for fold, r in entry.results.items())
+        side = "above" if self.flags.metric in metrics.MINIMISED else "below"
+        return f"{folds}: {self.flags.metric} {below:.3f} {side} {schedule.best.name}, {depends}"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from earshot.core.device import Device, get_autocast, to_device
+from earshot.core.device import Device, get_autocast, to_device, use_one_thread
 from earshot.training.loss import Criterion, compute_loss
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ SMALL = 5e8  # and below which nothing is timed, so that small heads give equal 
 WORTH = 0.010  # seconds of a step in fp32 above which other precisions are timed
 BETTER = 1.2  # how many times faster another precision has to be
 TRIAL = 4.0  # seconds after which timing a step ends
+WARM_UP, STEPS = 2, 7  # steps that are not counted, and the most that are
 ENOUGH = 0.1  # seconds that a timed step may take; large heads are timed on fewer rows
 # in turn, so that other load on the machine affects all alike; the first one warms up, the best counts
 ROUNDS = 6
@@ -120,13 +121,17 @@ def measure_steps(head: nn.Module, candidates: list[Device], which: np.ndarray, 
 def measure_row_seconds(
     head: nn.Module, rows: WindowDataset, settings: TrainingFlags, device: Device
 ) -> float:
-    """Seconds of a training step per row, as the run will train; timing changes the head's gradients."""
+    """Seconds of a training step per row, as the run will train: the median of a few after warming up; timing
+    changes the head's gradients."""
     which = np.arange(min(len(rows), settings.batch_size))
-    step, head, times = _make_step(rows, settings), to_device(head, device), []
-    while len(times) < 3 and sum(times) < TRIAL:  # the first warms up
-        times.append(_time_step(step, head, device, which)[0])
+    # with as many threads as the run will train with
+    tiny = BACKWARD * settings.batch_size * count_flops(to_device(head, device), rows, which) < TINY
+    step, times = _make_step(rows, settings), []
+    with use_one_thread(tiny and device.name == "cpu"):
+        while len(times) < 2 or len(times) < WARM_UP + STEPS and sum(times) < TRIAL:
+            times.append(_time_step(step, head, device, which)[0])
     passes = 2 if settings.optimizer == "sam" else 1
-    return passes * min(times) / len(which)
+    return passes * float(np.median(times[WARM_UP:] or times[-1:])) / len(which)
 
 
 def _time_step(step: Step, head: nn.Module, device: Device, which: np.ndarray) -> tuple[float, float]:
