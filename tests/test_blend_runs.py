@@ -202,7 +202,7 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
         (("lin", "lin3"), ("--blend", "auto"), "runs/lin and runs/lin3 have different labels for "),
         (
             ("lin", "lin4"),
-            ("--blend", "simplex"),
+            ("--blend", "pool"),
             "runs/lin4 has no complete out-of-fold predictions (fold 2 is not finished)",
         ),
         (
@@ -265,6 +265,9 @@ def test_a_kept_blend_whose_members_went_or_changed(work: Path) -> None:
     ):
         checksums.write(path, {**value, **change}, "oof.csv")
         assert "blend again" in said(members.open_member, work / "b"), change
+    checksums.write(path, {**value, "method": "greedy", "fingerprints": ["0" * 16] * 2}, "oof.csv")
+    assert "--blend auto --name b" in said(members.open_member, work / "b"), "a method of earlier releases"
+    checksums.write(path, value, "oof.csv")
     path.write_text(path.read_text().replace('"classes"', '"class"'))
     assert "runs/b/blend.json is damaged" in said(members.open_member, work / "b")
     checksums.write(path, value, "oof.csv")

@@ -143,7 +143,7 @@ def test_many_copies_of_a_bad_member_do_no_harm(multilabel: bool) -> None:
         members = members[[0, *[1] * 8, 2]]
         found = fit_blend(members, truth, folds, "f1_macro", ["good", *(f"bad{i}" for i in range(9))])
         assert found.score >= row(found, "good")["score"] - 0.0025
-        assert found.score > row(found, "mean")["score"] + 0.05 and found.fitted.weights[0] > 0.8
+        assert found.score > row(found, "mean")["score"] + 0.05 and found.fitted.weights[0] > 0.75
 
 
 def test_of_members_of_equal_worth_none_is_forgotten() -> None:
@@ -180,21 +180,22 @@ def test_a_pool_is_a_geometric_mean_to_a_power(multilabel: bool) -> None:
     assert np.allclose(flat[0], 0.5) and flat[1] == pytest.approx(1)  # without evidence nothing moves
 
 
-def test_weights_have_to_be_no_worse_than_the_best_run_in_both_scores() -> None:
-    """As cross-fitted; else the best run is used alone."""
+def test_a_pool_is_used_unless_it_is_clearly_worse_than_the_best_run() -> None:
+    """As cross-fitted, by more than two standard errors in either score."""
     used = []
-    for seed in range(12):
+    for seed in range(6):
         members, truth, folds = drawn(seed, (3.0, 2.2))
+        if seed % 2:  # sure of itself, and right but for one fold
+            members[1] = probabilities(12.0 * np.eye(CLASSES)[(truth + (folds == 0)) % CLASSES])
         found = fit_blend(members, truth, folds, "accuracy", ["a", "b"], offsets=False)
-        blend = row(found, "pool")
-        best = min((row(found, name) for name in "ab"), key=lambda one: one["log_loss"])
-        gains = {"accuracy": blend["score"] - best["score"], "log_loss": best["log_loss"] - blend["log_loss"]}
+        pool, best = row(found, "pool"), min((row(found, name) for name in "ab"), key=lambda r: r["log_loss"])
+        gains = {"accuracy": pool["score"] - best["score"], "log_loss": best["log_loss"] - pool["log_loss"]}
         for metric, gain in gains.items():
             assert found.gains[metric][0] == pytest.approx(gain) and found.gains[metric][1] > 0
         used.append(found.fitted.method == "pool")
-        assert used[-1] == (min(gains.values()) > -1e-9), (seed, gains)
-        assert used[-1] or found.fitted.weights.max() == 1
+        assert used[-1] == all(gain >= -2 * error for gain, error in found.gains.values()), found.gains
         assert used[-1] != (" is used alone, since " in found.reasons[0]), found.reasons
+        assert used[-1] or found.fitted.weights.max() == 1
     assert any(used) and not all(used)
 
 

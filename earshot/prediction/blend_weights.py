@@ -112,7 +112,8 @@ def average_members(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def pool_members(members: np.ndarray, weights: np.ndarray, power: float, multilabel: bool) -> np.ndarray:
     """The logarithmic pool (clips, classes) of members (members, clips, classes): the weighted geometric mean
-    of their probabilities (multi-label: of their odds) to a power, normalised; NaN as in `average_members`."""
+    of their probabilities (multi-label: of their odds) to a power, normalised; NaN as in `average_members`.
+    """
     return _normalise(power * average_members(_take_logarithms(members, multilabel), weights), multilabel)
 
 
@@ -265,7 +266,8 @@ def _choose(
     tried = [_cross_fit(method, members, folds, rows, task) for method in methods]
     best = tried[0]
     for found in tried[1:]:
-        if all(gain > -1e-9 for gain, _ in found.list_gains(best, rows, task).values()):
+        gains = found.list_gains(best, rows, task).values()
+        if not any(significance.exceeds_noise(-gain, error) for gain, error in gains):
             best = found
     return best, _fit_candidate(best, members, rows, task), tried
 
@@ -286,11 +288,12 @@ def fit_blend(
 ) -> BlendResult:
     """Fit a blend to members' out-of-fold predictions; its own out-of-fold predictions are unbiased.
 
-    The weights are fitted to the log loss; factors or thresholds come after them, where they raise the metric
-    beyond noise. By default the rivals are the logarithmic pool and the best run alone, which goes
-    through the same steps: on each fold it is the run of lowest log loss on the other folds. The weights are
-    used only where their cross-fitted predictions are no worse than the best run's in both the log loss and
-    the metric. Where the two disagree, one run is as good as proven: it is used alone.
+    The weights are fitted to the log loss. Factors or thresholds come after them, where they raise the metric
+    by more than noise. By default the rivals are the logarithmic pool and the best run alone, that of lowest
+    log loss, through the same steps. The best run is used where the cross-fitted pool is worse by more than
+    two standard errors in the log loss or in the metric. Smaller differences decide nothing, also where the
+    two disagree: in `benchmarks/blends.py`, to demand of the pool that neither is worse at all rejected
+    pools that were better on the folds left out.
 
     Args:
         members: (members, clips, classes) out-of-fold probabilities.
@@ -298,7 +301,7 @@ def fit_blend(
         folds: (clips,) the fold that each clip was predicted in; -1: in none, such clips are left out.
         metric: a name of `earshot.training.metrics`.
         names: of the members, for the table.
-        methods: one of METHODS, or AUTO: a later one is used where it is no worse than the one before.
+        methods: one of METHODS, or AUTO.
         offsets: may factors or thresholds per class be used?
         groups: (clips,) of what belongs together, "" for a clip on its own, so that noise is not underrated.
     Raises:

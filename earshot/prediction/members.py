@@ -321,11 +321,12 @@ def format_table(found: BlendResult, metric: str) -> list[str]:
 
 
 def format_weights(members: list[Member], fitted: FittedBlend) -> str:
-    """A blend's weights, and the range of its factors or thresholds, on a line."""
+    """A blend's weights and power, and the range of its factors or thresholds, on a line."""
     pairs = list(zip([member.name for member in members], fitted.weights, strict=True))
     line = "weights: " + "  ".join(f"{name} {weight:.3f}" for name, weight in pairs if weight > 0)
     if unused := [name for name, weight in pairs if weight == 0]:
         line += f" (unused: {', '.join(unused)})"
+    line += "" if fitted.power is None else f"; power {fitted.power:.2f}"
     for name, values in (("factors", fitted.scale), ("thresholds", fitted.thresholds)):
         if values is not None:
             line += f"; {name} {values.min():.3g} to {values.max():.3g}"
