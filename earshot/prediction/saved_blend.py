@@ -70,7 +70,7 @@ def write(folder: Path, members: list[Path], metric: str, found: BlendResult, oo
             "kind": "last",
             "method": fitted.method,
             "weights": fitted.weights[fitted.weights > 0].tolist(),
-            "power": fitted.power,
+            **({} if fitted.power is None else {"power": fitted.power}),
             "scale": None if fitted.scale is None else fitted.scale.tolist(),
             "thresholds": None if fitted.thresholds is None else fitted.thresholds.tolist(),
             "metric": metric,
