@@ -20,7 +20,7 @@ def explain_gains(name: str, chosen: str, gains: dict[str, tuple[float, float]],
     """
     listed = ", ".join(f"{metric} {gain:+.4f} ± {error:.4f}" for metric, (gain, error) in gains.items())
     why = "" if used else f": {chosen} is used alone, since the pool is clearly worse in one of these"
-    return f"{name} against the best run, + is better, ± a standard error: {listed}{why}"
+    return f"{name} gains over the best run, ± a standard error: {listed}{why}"
 
 
 def explain_better_row(
