@@ -109,10 +109,15 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="write the table to RESULTS.md")
     flags = parser.parse_args()
     rules = list_rules() | ({"earlier rule": load_old_rule(flags.old)} if flags.old else {})
-    lines = {}
+    command = f"python benchmarks/blends.py --patterns {' '.join(flags.patterns)} --cases {flags.cases}"
+    header = (
+        "| runs: rule | log loss | macro-F1 | gain in log loss over the best run | gain in macro-F1 | "
+        "worse in log loss | worse in macro-F1 |"
+    )
     for pattern in flags.patterns:
         oof, probabilities = load(flags.runs, pattern)
         found = np.stack([run_case(oof, probabilities, seed, rules) for seed in range(flags.cases)])
+        lines = {}
         for place, rule in enumerate(rules):
             gains = (found[:, 0] - found[:, place]) * (1, -1)
             mean, error = found[:, place].mean(0), gains.std(0) / np.sqrt(flags.cases)
@@ -125,13 +130,8 @@ def main() -> None:
             ]
             lines[cells[0]] = f"| {' | '.join(cells)} |"
             print(lines[cells[0]], flush=True)
-    if flags.keep:
-        command = f"python benchmarks/blends.py --patterns {' '.join(flags.patterns)} --cases {flags.cases}"
-        header = (
-            "| runs: rule | log loss | macro-F1 | gain in log loss over the best run | gain in macro-F1 | "
-            "worse in log loss | worse in macro-F1 |"
-        )
-        keep_rows("Rules for blends", [*ABOUT, f"`{command}`, {machine()}."], header, lines)
+        if flags.keep:
+            keep_rows("Rules for blends", [*ABOUT, f"`{command}`, {machine()}."], header, lines)
 
 
 if __name__ == "__main__":
