@@ -151,7 +151,7 @@ def test_of_members_of_equal_worth_none_is_forgotten() -> None:
     for seed in range(3):
         members, truth, folds = drawn(seed, (2.5,) * 4)
         found = fit_blend(members, truth, folds, "f1_macro", list("abcd"))
-        assert found.fitted.method == "pool" and found.fitted.weights.min() > 0.1, seed
+        assert found.fitted.method == "pool" and found.fitted.weights.min() > 0.05, seed
         assert found.score > row(found, "mean")["score"] - 0.02
     same = fit_blend(members[[0, 0, 0]], truth, folds, "f1_macro", list("abc"), offsets=False)
     assert np.allclose(same.fitted.weights, 1 / 3) or same.fitted.alone is not None
@@ -174,14 +174,13 @@ def test_a_pool_is_a_geometric_mean_to_a_power(multilabel: bool) -> None:
     found = blend_weights.pool_members(members, np.array([0.75, 0.25]), 2.0, multilabel)
     yes, no = (np.prod(p ** np.array([1.5, 0.5])[:, None, None], 0) for p in (members, 1 - members))
     np.testing.assert_allclose(found, yes / (yes + no) if multilabel else yes / yes.sum(1, keepdims=True))
-    flat = blend_weights.fit_pool(
-        np.full_like(members, 0.5 if multilabel else 1 / CLASSES), drawn(5, (1,))[1]
-    )
-    assert np.allclose(flat[0], 0.5) and flat[1] == pytest.approx(1)  # without evidence nothing moves
+    unsure = np.full_like(members, 0.5 if multilabel else 1 / CLASSES)
+    weights, power = blend_weights.fit_pool(unsure, truth)
+    assert np.allclose(weights, 0.5) and power == pytest.approx(1)  # without evidence nothing moves
 
 
 def test_a_pool_is_used_unless_it_is_clearly_worse_than_the_best_run() -> None:
-    """As cross-fitted, by more than two standard errors in either score."""
+    """As cross-fitted, by more than a standard error in either score."""
     used = []
     for seed in range(6):
         members, truth, folds = drawn(seed, (3.0, 2.2))
@@ -193,7 +192,7 @@ def test_a_pool_is_used_unless_it_is_clearly_worse_than_the_best_run() -> None:
         for metric, gain in gains.items():
             assert found.gains[metric][0] == pytest.approx(gain) and found.gains[metric][1] > 0
         used.append(found.fitted.method == "pool")
-        assert used[-1] == all(gain >= -2 * error for gain, error in found.gains.values()), found.gains
+        assert used[-1] == all(gain >= -error for gain, error in found.gains.values()), found.gains
         assert used[-1] != (" is used alone, since " in found.reasons[0]), found.reasons
         assert used[-1] or found.fitted.weights.max() == 1
     assert any(used) and not all(used)

@@ -19,7 +19,7 @@ def explain_gains(name: str, chosen: str, gains: dict[str, tuple[float, float]],
         gains: by metric the gain, more is better, and its standard error.
     """
     listed = ", ".join(f"{metric} {gain:+.4f} ± {error:.4f}" for metric, (gain, error) in gains.items())
-    why = "" if used else f": {chosen} is used alone, since the pool is clearly worse in one of these"
+    why = "" if used else f": {chosen} is used alone, since one is a loss of more than its error"
     return f"{name} gains over the best run, ± a standard error: {listed}{why}"
 
 

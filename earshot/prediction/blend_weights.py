@@ -23,7 +23,7 @@ from earshot.training.oof import Oof
 METHODS = ("pool", "mean")
 ALONE = "best run"  # one member
 AUTO = (ALONE, "pool")
-SHRINKAGE = 4.0  # see `fit_pool`
+SHRINKAGE = 1.0  # see `fit_pool`
 FLOOR = 1e-4  # of a pooled probability: one confident error must not decide everything
 SMALLEST = 0.01  # smaller weights become 0: not worth running the member
 PARTS = 3  # of the clips, where a single fold is left to choose on
@@ -267,7 +267,7 @@ def _choose(
     best = tried[0]
     for found in tried[1:]:
         gains = found.list_gains(best, rows, task).values()
-        if not any(significance.exceeds_noise(-gain, error) for gain, error in gains):
+        if all(gain >= -error - 1e-9 for gain, error in gains):
             best = found
     return best, _fit_candidate(best, members, rows, task), tried
 
@@ -290,10 +290,10 @@ def fit_blend(
 
     The weights are fitted to the log loss. Factors or thresholds come after them, where they raise the metric
     by more than noise. By default the rivals are the logarithmic pool and the best run alone, that of lowest
-    log loss, through the same steps. The best run is used where the cross-fitted pool is worse by more than
-    two standard errors in the log loss or in the metric. Smaller differences decide nothing, also where the
-    two disagree: in `benchmarks/blends.py`, to demand of the pool that neither is worse at all rejected
-    pools that were better on the folds left out.
+    log loss, through the same steps. The best run is used where the cross-fitted pool is worse than it by
+    more than a standard error, in the log loss or in the metric, whatever the other one says. Smaller
+    differences decide nothing: to demand of the pool that neither is worse at all rejected pools that were
+    better on folds left out.
 
     Args:
         members: (members, clips, classes) out-of-fold probabilities.
