@@ -4,7 +4,7 @@ score.
 Every choice for a clip's out-of-fold prediction was made on the other folds: the method, the weights, the
 factors or thresholds, and whether they are used at all. A small bias remains, as in all stacking without a
 second round of training: the members that predicted the other folds were trained on this fold's labels. With
-five members, permuted labels, 400 clips and 10 classes, macro-F1 rose by 0.006.
+five members, permuted labels, 400 clips and 10 classes, a test holds it below 0.025 macro-F1.
 """
 
 from __future__ import annotations
