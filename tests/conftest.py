@@ -219,7 +219,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["--head", "audio_cnn", *shape, "--epochs", "20", "--batch-size", "5", "--name", "cnn", *small]
         )
         train.main(["--head", "linear", "--epochs", "1", "--name", "lin", *small[:-1], "1e-9"])
-        predict.main(["--runs", "cnn", "lin", "--blend", "simplex", "--name", "both"])
+        predict.main(["--runs", "cnn", "lin", "--blend", "pool", "--name", "both"])
     (home / "runs" / "cnn" / "report.html").write_text(
         "<h1>what was reached</h1><script>document.title='ran'</script>"
     )

@@ -205,7 +205,7 @@ def test_for_a_run_and_its_blend(api: Path, capsys: pytest.CaptureFixture) -> No
     assert made.equals(pd.read_csv(api.parent / "scripts" / "submissions" / "submission.csv"))
     earshot.train("data/tones/logmel", recipe="linear", name="two", **{**HEAD, "epochs": 2})
     script(
-        "predict.py", "--runs", "one", "two", "--blend", "simplex", "--name", "both", "--no-report", cwd=api
+        "predict.py", "--runs", "one", "two", "--blend", "pool", "--name", "both", "--no-report", cwd=api
     )
     both = earshot.load("both")
     assert list(both.scores.index) == ["last"] and len(both.oof()) == 24

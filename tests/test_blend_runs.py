@@ -92,7 +92,7 @@ def test_a_blend_from_the_table_to_the_submission(work: Path) -> None:
     lines = text.splitlines()
     assert lines[-1] == "report: runs/both/report.html" and (work / "both" / "hardest.png").exists()
     assert lines[0] == "runs: runs/lin (linear on mel), runs/mlp (mlp on mel)"
-    assert {"lin", "mlp", "mean", "greedy", "simplex", "chosen:"} <= {line.split()[0] for line in lines}
+    assert {"lin", "mlp", "mean", "pool", "chosen:"} <= {line.split()[0] for line in lines}
     for name in ("lin", "mlp"):  # the honest figures, of the final epochs
         p, truth, folds = oof(work / name / "oof_last.csv")
         found = metrics.compute_scores(p, truth)
@@ -123,13 +123,15 @@ def test_a_blend_from_the_table_to_the_submission(work: Path) -> None:
 def test_the_weights_and_checkpoints_that_predict(work: Path, capsys: pytest.CaptureFixture) -> None:
     """A kept blend's answer is its weights times its members' final epochs, for the caches' clips and for
     audio alike."""
-    predict.main([*BOTH, "--blend", "simplex", "--name", "b"])
+    predict.main([*BOTH, "--blend", "simplex", "--name", "b"])  # an old name
     path = work / "b" / "blend.json"
     value = checksums.read(path)
+    assert value["method"] == "pool" and value.pop("power") > 0
     classes = Run.open(work / "lin").classes
     value |= {
         "members": ["../lin", "../mlp"],
         "weights": [0.25, 0.75],
+        "method": "simplex",  # of an earlier release, without a power: the weighted mean
         "scale": [2.0] + [1.0] * (len(classes) - 1),
         "fingerprints": [Run.open(work / name).config["fingerprint"] for name in ("lin", "mlp")],
     }
@@ -180,7 +182,7 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
     assert members.open_member(work / "n").fitted.weights.sum() == pytest.approx(1)
     predict.main(["--runs", "m", "mlp", "--device", "cpu", "--blend", "greedy", "--name", "g"])
     shown = str(members.open_member(work / "g"))  # which of the two depends on the weights that were fitted
-    assert shown.startswith(("runs/g (the same as runs/m (mean of runs/", "runs/g (greedy of runs/m")), shown
+    assert shown.startswith(("runs/g (the same as runs/m (mean of runs/", "runs/g (pool of runs/m")), shown
     # What a member was, it has to be: m made anew from something else is noticed by who stands on it.
     predict.main(["--runs", "m", "mlp", "--device", "cpu", "--blend", "mean", "--name", "g"])
     predict.main(["--runs", "mlp", "--device", "cpu", "--blend", "mean", "--name", "m"])
@@ -199,7 +201,7 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
         (("lin", "lin3"), ("--blend", "auto"), "runs/lin and runs/lin3 have different labels for "),
         (
             ("lin", "lin4"),
-            ("--blend", "greedy"),
+            ("--blend", "pool"),
             "runs/lin4 has no complete out-of-fold predictions (fold 2 is not finished)",
         ),
         (
@@ -256,12 +258,16 @@ def test_a_kept_blend_whose_members_went_or_changed(work: Path) -> None:
         {"scale": [1.0]},
         {"members": ["../lin", 3]},
         {"kind": "first"},
+        {"power": 0.0},
         {"thresholds": [0.0] * value["classes"]},
         {"classes": 2},
         {"members": [], "weights": [], "fingerprints": []},
     ):
         checksums.write(path, {**value, **change}, "oof.csv")
         assert "blend again" in said(members.open_member, work / "b"), change
+    checksums.write(path, {**value, "method": "greedy", "fingerprints": ["0" * 16] * 2}, "oof.csv")
+    assert "--blend auto --name b" in said(members.open_member, work / "b"), "a method of earlier releases"
+    checksums.write(path, value, "oof.csv")
     path.write_text(path.read_text().replace('"classes"', '"class"'))
     assert "runs/b/blend.json is damaged" in said(members.open_member, work / "b")
     checksums.write(path, value, "oof.csv")
@@ -295,7 +301,7 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
     assert found.ids[7] == "7, x"
     assert "is damaged, or not from train.py or predict.py" in said(Oof.read, path, classes[:2], True)
     fitted = blend_weights.FittedBlend(
-        "greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9])
+        "pool", np.array([0.3, 0.0, 0.7]), 1.5, None, np.array([0.1, 0.5, 0.9]), multilabel=True
     )
     for name in "xyz":
         shutil.copytree(tmp_path / "r", tmp_path / name)
@@ -310,5 +316,6 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
     assert (
         again.weights.tolist() == [0.3, 0.7]
         and again.thresholds.tolist() == [0.1, 0.5, 0.9]
+        and (again.power, again.multilabel) == (1.5, True)
         and again.scale is None
     )

@@ -140,7 +140,7 @@ def test_each_run_keeps_its_submission(work: Path, capsys: pytest.CaptureFixture
     both = ["--runs", "a", "b", "--device", "cpu", "--no-report"]
     predict.main([*both, "--out", "far/s.csv"])
     assert {path.name for path in Path("far").iterdir() if path.suffix == ".csv"} == {"s.csv", "ledger.csv"}
-    predict.main([*both, "--blend", "simplex", "--name", "c", "--out", "far/s.csv"])
+    predict.main([*both, "--blend", "pool", "--name", "c", "--out", "far/s.csv"])
     assert Path("far/c.csv").read_bytes() == Path("far/s.csv").read_bytes()
 
 

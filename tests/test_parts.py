@@ -72,7 +72,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
         oof.load_oof(run)
     shutil.rmtree(work / "several" / "fold_3_seed1")
     with pytest.raises(UserError, match="fold 3 is not finished"):
-        predict.main(["--runs", "several", "one", "--blend", "greedy"])
+        predict.main(["--runs", "several", "one", "--blend", "pool"])
 
 
 @pytest.mark.parametrize("name", ["logistic", "knn"])

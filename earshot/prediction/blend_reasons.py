@@ -11,6 +11,18 @@ from earshot.prediction import significance
 VISIBLE = 5e-5  # a smaller gain does not show in the table
 
 
+def explain_gains(name: str, chosen: str, gains: dict[str, tuple[float, float]], used: bool) -> str:
+    """What the weights gain over the best run alone, in a sentence.
+
+    Args:
+        name: of the weights. chosen: the name of what is used.
+        gains: by metric the gain, more is better, and its standard error.
+    """
+    listed = ", ".join(f"{metric} {gain:+.4f} ± {error:.4f}" for metric, (gain, error) in gains.items())
+    why = "" if used else f": {chosen} is used alone, since one is a loss of more than its error"
+    return f"{name} gains over the best run, ± a standard error: {listed}{why}"
+
+
 def explain_better_row(
     name: str, predictions: dict[str, np.ndarray], truth: np.ndarray, metric: str, blocks: np.ndarray
 ) -> str:

@@ -18,6 +18,7 @@ class Blend(TypedDict):
     weights: list[Share]
     metric: str
     classes: Size
+    power: NotRequired[Annotated[float, Bounds(1e-12, 1e12)]]
     scale: NotRequired[list[Annotated[float, Bounds(1e-12, 1e12)]] | None]
     thresholds: NotRequired[list[Annotated[float, Bounds(1e-12, 1 - 1e-12)]] | None]
 

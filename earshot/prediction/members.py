@@ -265,11 +265,27 @@ def merge_folds(folds: list[np.ndarray]) -> np.ndarray:
             return merged
 
 
+def read_groups(members: list[Member], ids: np.ndarray) -> np.ndarray | None:
+    """(clips,) the source of each clip, "" for none, by the first run whose cache is there; else None."""
+    import pandas as pd
+
+    from earshot.training import run_cache
+
+    for run in [run for member in members for run in member.list_runs()]:
+        try:
+            split = run_cache.open_run_cache(run, None).split("train")
+        except UserError:
+            continue
+        groups = pd.Series(split["groups"], index=split["ids"]).astype(str)
+        return groups.reindex(ids, fill_value="").to_numpy()
+    return None
+
+
 def fit_members(members: list[Member], how: str) -> tuple[Member, BlendResult, Oof, list[str]]:
     """Fit a blend to members' out-of-fold predictions.
 
     Args:
-        how: "auto", or one of `blend_weights.METHODS`.
+        how: "auto" (see `blend_weights.fit_blend`), "mean", or "pool", also by its old names.
     Returns:
         the blend, the result, its out-of-fold predictions, and lines to print.
     """
@@ -284,10 +300,10 @@ def fit_members(members: list[Member], how: str) -> tuple[Member, BlendResult, O
     names = [member.folder.name for member in members]
     if len(set(names)) < len(names):
         names = [str(member.folder) for member in members]
-    methods = blend_weights.METHODS if how == "auto" else (how,)
+    methods = blend_weights.AUTO if how == "auto" else ("mean" if how == "mean" else "pool",)
     offsets = how != "mean"
     found = blend_weights.fit_blend(
-        probabilities, oof.labels, oof.folds, metric, names, methods, offsets=offsets
+        probabilities, oof.labels, oof.folds, metric, names, methods, offsets, read_groups(members, oof.ids)
     )
     blend = Member(None, None, tuple(members), found.fitted, "last", metric, found.score)
     return blend, found, replace(oof, probabilities=found.oof), lines
@@ -305,11 +321,12 @@ def format_table(found: BlendResult, metric: str) -> list[str]:
 
 
 def format_weights(members: list[Member], fitted: FittedBlend) -> str:
-    """A blend's weights, and the range of its factors or thresholds, on a line."""
+    """A blend's weights and power, and the range of its factors or thresholds, on a line."""
     pairs = list(zip([member.name for member in members], fitted.weights, strict=True))
     line = "weights: " + "  ".join(f"{name} {weight:.3f}" for name, weight in pairs if weight > 0)
     if unused := [name for name, weight in pairs if weight == 0]:
         line += f" (unused: {', '.join(unused)})"
+    line += "" if fitted.power is None else f"; power {fitted.power:.2f}"
     for name, values in (("factors", fitted.scale), ("thresholds", fitted.thresholds)):
         if values is not None:
             line += f"; {name} {values.min():.3g} to {values.max():.3g}"

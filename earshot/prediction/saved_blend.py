@@ -70,6 +70,7 @@ def write(folder: Path, members: list[Path], metric: str, found: BlendResult, oo
             "kind": "last",
             "method": fitted.method,
             "weights": fitted.weights[fitted.weights > 0].tolist(),
+            **({} if fitted.power is None else {"power": fitted.power}),
             "scale": None if fitted.scale is None else fitted.scale.tolist(),
             "thresholds": None if fitted.thresholds is None else fitted.thresholds.tolist(),
             "metric": metric,
@@ -78,6 +79,7 @@ def write(folder: Path, members: list[Path], metric: str, found: BlendResult, oo
             "score": found.score,
             "spread": found.spread,
             "table": found.table,
+            "gains": found.gains,
         },
         OOF,
     )
@@ -97,7 +99,10 @@ def format_refit_hint(
         runs: its members, if known.
     """
     where = () if folder.parent == Path("runs") else ("--runs-folder", folder.parent)
-    words = ("--runs", *map(format_run_name, runs), "--blend", method, "--name", folder.name, *where)
+    from earshot.prediction.blend_weights import METHODS
+
+    how = method if method in METHODS else "auto"  # an earlier release's, or the best run alone
+    words = ("--runs", *map(format_run_name, runs), "--blend", how, "--name", folder.name, *where)
     return f"blend again with {join_command('python', 'predict.py', *words)}"
 
 
@@ -124,4 +129,11 @@ def build_fitted_blend(content: dict[str, Any]) -> FittedBlend:
         return None if content.get(key) is None else np.array(content[key], dtype=np.float64)
 
     weights = np.array(content["weights"], dtype=np.float64)
-    return FittedBlend(content["method"], weights / weights.sum(), as_array("scale"), as_array("thresholds"))
+    return FittedBlend(
+        content["method"],
+        weights / weights.sum(),
+        content.get("power"),
+        as_array("scale"),
+        as_array("thresholds"),
+        bool(content.get("multilabel")),  # earlier releases did not record it, and pooled nothing
+    )

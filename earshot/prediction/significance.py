@@ -49,27 +49,6 @@ def estimate_gain(
     return rises, float(np.sqrt((number - 1) * np.var(left)))
 
 
-def is_better(
-    metric: str,
-    old: np.ndarray,
-    new: np.ndarray,
-    truth: np.ndarray,
-    blocks: np.ndarray,
-    plain: tuple[np.ndarray, np.ndarray] | None = None,
-) -> bool:
-    """Is `new` better by more than two standard errors: in the metric, or in log loss while the metric is no
-    worse?
-
-    The log loss reveals a weak member long before the class of any clip changes.
-
-    Args:
-        plain: the probabilities before factors or thresholds, old and new, whose log losses are compared;
-            None: only the metric is.
-    """
-    rises, error = estimate_gain(metric, old, new, truth, blocks)
-    if rises > max(BEYOND * error, 1e-9):
-        return True
-    if plain is None or rises < 0:
-        return False
-    rises, error = estimate_gain("log_loss", *plain, truth, blocks)
-    return rises > max(BEYOND * error, 1e-9)
+def exceeds_noise(gain: float, error: float) -> bool:
+    """Is a gain more than two of its standard errors?"""
+    return gain > max(BEYOND * error, 1e-9)

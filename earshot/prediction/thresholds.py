@@ -115,11 +115,6 @@ def _fit_factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scal
     return np.exp(own - own.mean())
 
 
-def best_single_threshold(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> float:
-    """The best score of (clips, classes) probabilities with one threshold, (clips, classes) truth."""
-    return float(_score_thresholds(probabilities, truth, metric)[0].max())
-
-
 def _score_thresholds(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> tuple[np.ndarray, tuple]:
     """The score at each of the thresholds, and the counts (thresholds, classes) that it is made of."""
     classes = truth.shape[1]
