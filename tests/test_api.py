@@ -204,9 +204,7 @@ def test_for_a_run_and_its_blend(api: Path, capsys: pytest.CaptureFixture) -> No
     made = one.write_submission(api / "again.csv", features=cache, verbose=False)
     assert made.equals(pd.read_csv(api.parent / "scripts" / "submissions" / "submission.csv"))
     earshot.train("data/tones/logmel", recipe="linear", name="two", **{**HEAD, "epochs": 2})
-    script(
-        "predict.py", "--runs", "one", "two", "--blend", "pool", "--name", "both", "--no-report", cwd=api
-    )
+    script("predict.py", "--runs", "one", "two", "--blend", "pool", "--name", "both", "--no-report", cwd=api)
     both = earshot.load("both")
     assert list(both.scores.index) == ["last"] and len(both.oof()) == 24
     assert list(both.predict(api.parent / "tones" / "audio_test", verbose=False)) == [
