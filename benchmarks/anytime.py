@@ -132,7 +132,7 @@ def record(flags: argparse.Namespace) -> None:
             after = trainer.candidates[name].after
             if after and trainer.state["of"][after]["status"] != FINISHED:
                 continue
-            if not after and not trainer.state["of"][name]["timed"]:
+            if not after and not (trainer.state["of"][name]["timed"] or trainer.state["of"][name]["tried"]):
                 trainer.attempt(name, trainer.time)
             for fold in trainer.state["folds"]:
                 if time.monotonic() - began > 3600 * flags.max_hours:

@@ -19,7 +19,7 @@ from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.prediction import saved_blend
-from earshot.search import candidate_training, candidates
+from earshot.search import candidate_training, candidates, fold_results
 from earshot.training import cross_validation, metrics
 
 DRAWN = ["--recipe", "auto", "--device", "cpu"]
@@ -236,6 +236,40 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
     )
 
 
+@pytest.mark.parametrize("guess", [30.0, 1e6])
+def test_a_time_that_cannot_be_measured_stays_a_guess(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, guess: float
+) -> None:
+    make(Path("data/c/one"), {"pooled": (12, 1, 1)})
+    monkeypatch.setattr(candidate_training.timing, "guess_fold_seconds", lambda *args: (guess, 0.0, 1, 1.0))
+    monkeypatch.setattr(candidate_training.timing, "measure_fold_seconds", lambda *args: None)
+    args = [*AUTO, "--candidates", "knn", "logistic", "--name", "a", "--max-hours", "0.05"]
+    if guess > 60:
+        with pytest.raises(UserError, match="no candidate was finished"):
+            train.main(args)
+    else:
+        train.main(args)
+    entries = checksums.read(Path("runs/a") / saved_blend.AUTO)["of"]
+    assert "logistic-pooled-one: a part of the rows would say little" in capsys.readouterr().out
+    # the first one's fold corrects the other's guess
+    tried = {name.split("-")[0] for name, entry in entries.items() if entry["tried"]}
+    assert tried == ({"knn", "logistic"} if guess > 60 else {"logistic"})
+    assert not any(entry["timed"] for entry in entries.values())
+    status = {entry["status"] for entry in entries.values()}
+    assert status == {"no time" if guess > 60 else "finished"}
+    assert all("which is only guessed" in entry["note"] for entry in entries.values()) == (guess > 60)
+
+
+def test_a_metric_without_a_value_on_a_fold_counts_as_nothing_right(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(make(Path("data/c/one"), {"pooled": (12, 1, 1)}))
+    train.main([*AUTO, "--candidates", "knn", "--name", "a"])
+    monkeypatch.setattr(fold_results.metrics, "compute_gain", lambda *args: float("nan"))
+    found = fold_results.read_fold_results(Path("runs/a/knn-pooled-one"), cache, [0, 1], "roc_auc")
+    assert [result.error for result in found.values()] == [1.0, 1.0]
+
+
 def test_an_earlier_version_s_account_is_continued(work: Path) -> None:
     make(Path("data/c/one"), {"pooled": (12, 1, 1)})
     args = [*AUTO, *QUICK, "--name", "a"]
@@ -244,7 +278,7 @@ def test_an_earlier_version_s_account_is_continued(work: Path) -> None:
     state = checksums.read(path)
     del state["decisions"]
     for entry in state["of"].values():
-        for key in ("guess", "timed", "least", "walls", "sklearn"):
+        for key in ("guess", "computed", "timed", "tried", "least", "walls", "sklearn"):
             entry.pop(key, None)
         entry["each"] = 1e6
     checksums.write(path, state)

@@ -49,6 +49,37 @@ def names(finished) -> list[str]:
     return [name for _, name in finished]
 
 
+def test_a_guess_of_twice_the_time_left_is_tried_by_a_fold(replays) -> None:
+    """`patches` on ESC-10 with three minutes: a guess of 3:33 was refused with 1:53 left, but it takes 80."""
+    records = [
+        record(replays, "svm", 8.0, 0.2, family="sklearn"),
+        record(replays, "patches", 16.0, 0.1, guess=42.6, family="sklearn"),
+        *(record(replays, f"net{n}", 300.0, 0.3) for n in range(4)),
+    ]
+    records[1] = replace(records[1], timed=42.6)
+    assert names(replays.replay_schedule(records, FOLDS, 180.0)) == ["svm", "patches"]
+
+
+@pytest.mark.parametrize("budget", [540.0, 560.0, 900.0, 1100.0])
+def test_one_is_finished_where_none_learns_anything(replays, budget: float) -> None:
+    """Also where the time is tight: what is begun can be finished."""
+    records = [replace(record(replays, f"net{n}", 100.0, 0.9), timed=100.001) for n in range(6)]
+    finished = replays.replay_schedule(records, FOLDS, budget, chance=1.0)
+    assert finished or budget * (1 - replays.RESERVE) < 530
+
+
+def test_a_fold_that_was_stopped_says_nothing_once_others_are_finished() -> None:
+    stopped = entry("svm", 1.0, least=48.0, results=results(8.0, 0.2, (0, 1, 2)))
+    assert Schedule([stopped], FOLDS, 900, 900).estimate_cost(stopped) == pytest.approx(2 * 1.05 * 8)
+
+
+def test_the_quickest_is_timed_where_it_is_guessed_to_take_a_while() -> None:
+    guessed = entry("net", 10.0, timed=False)
+    assert choose(guessed, left=-5.0).kind == "time"
+    assert choose(replace(guessed, tried=True), left=-5.0).anyhow
+    assert choose(replace(guessed, guess=2.0), left=-5.0).anyhow
+
+
 def test_the_quickest_is_trained_first_whatever_the_time() -> None:
     slow, quick = entry("slow", 100.0), entry("quick", 2.0)
     step = choose(slow, quick, left=-5.0)
@@ -93,6 +124,8 @@ def test_a_third_of_the_time_left_unless_there_is_nothing_else() -> None:
     large, small = entry("large", 100.0, recipe="patches"), entry("small", 50.0)
     assert choose(done, large, small).name == "small"
     assert choose(done, large).name == "large"
+    # none is begun whose other folds would have no time then
+    assert choose(done, large, left=520.0) is None
     assert choose(done, replace(large, guess=200.0)) is None
 
 
@@ -101,11 +134,22 @@ def test_no_candidate_is_refused_for_a_guess() -> None:
     guessed = entry("linear", 1e5, timed=False)
     assert choose(done, guessed).kind == "time"
     assert choose(done, replace(guessed, timed=True)) is None
-    assert choose(done, guessed, left=9 * schedule.TRIAL_SECONDS) is None
+    assert choose(done, guessed, left=3.9 * schedule.TRIAL_SECONDS) is None
     # a fold of it is trained where that is half of the time left at most
-    step = choose(done, entry("svm", 50.0, timed=False), left=100.0)
+    svm = entry("svm", 50.0, timed=False)
+    assert choose(done, svm, left=100.0).kind == "time"
+    step = choose(done, replace(svm, tried=True), left=100.0)
     assert (step.kind, step.folds) == ("train", (0,))
+    assert choose(done, replace(svm, tried=True), left=99.0) is None
     assert choose(done, entry("svm", 50.0), left=100.0) is None
+    # before the next candidate takes so much that a trial is no longer cheap, but not much earlier
+    small, large = entry("mlp", 15.0), entry("cnn", 50.0)
+    assert choose(done, guessed, small, left=290.0).name == "linear"
+    assert choose(done, guessed, small, left=400.0).name == "mlp"
+    assert choose(done, guessed, large, left=400.0).name == "linear"
+    # one whose timing said nothing is not timed again
+    assert choose(done, replace(guessed, tried=True)) is None
+    assert choose(done, replace(svm, tried=True)).kind == "train"
     # timed, too, before it takes more than a little
     assert choose(done, entry("mlp", 30.0, timed=False)).kind == "time"
 

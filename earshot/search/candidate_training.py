@@ -37,7 +37,8 @@ GRACE = 0.5  # share of the reserve that a candidate which has begun may use to 
 # a candidate's first folds are stopped, and its time estimated anew, after so many times what was predicted
 OVERRUN, PATIENCE = 3.0, 20.0
 OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no time", "left out"
-FRESH = {"status": OPEN, "guess": None, "computed": 0.0, "timed": False, "least": 0.0, "row": 0.0, "note": ""}
+FRESH = {"status": OPEN, "guess": None, "computed": 0.0, "timed": False, "tried": False, "least": 0.0}
+FRESH |= {"row": 0.0, "note": ""}
 
 
 class CandidateTrainer:
@@ -46,8 +47,9 @@ class CandidateTrainer:
     Args:
         folder: the bake-off's, locked by this process.
         state: the content of auto.json. `of` has an entry a candidate: its status, its finished folds, a
-            guess of the seconds a fold and whether that was timed, the least seconds of a fold that has
-            begun, the seconds of a `row` in a training step, and a note. `decisions` has the steps taken.
+            guess of the seconds a fold and whether that was timed, or timing was tried in vain, the least
+            seconds of a fold that has begun, the seconds of a `row` in a training step, and a note.
+            `decisions` has the steps taken.
         began: start of the command on the monotonic clock.
     """
 
@@ -145,6 +147,7 @@ class CandidateTrainer:
             self.estimate_inference_seconds(name),
             candidate.after,
             entry["computed"],
+            entry["tried"],
         )
 
     def read_results(self, name: str) -> dict[int, FoldResult]:
@@ -209,12 +212,14 @@ class CandidateTrainer:
     def time(self, name: str) -> None:
         """Time a candidate on a few steps, or a part of the rows."""
         job, _ = self.prepare(name)
-        entry, schedule = self.state["of"][name], self.build_schedule()
+        entry = self.state["of"][name]
         found = timing.measure_fold_seconds(job, len(self.state["folds"]))
-        # else what was computed, corrected by the candidates that ran
-        seconds, row = found or (schedule.estimate_seconds(schedule.by_name[name]), entry["row"])
-        entry |= {"guess": seconds, "row": row, "timed": True}
-        self.report(f"{name}: about {format_clock(seconds)} a fold")
+        if found is None:  # the guess stays one: a fold will show
+            entry["tried"] = True
+            self.report(f"{name}: a part of the rows would say little about its time: a fold will show")
+        else:
+            entry |= {"guess": found[0], "row": found[1], "timed": True}
+            self.report(f"{name}: about {format_clock(found[0])} a fold")
         self.save()
 
     def attempt(self, name: str, what: Any, *args: Any) -> Any:
@@ -255,7 +260,7 @@ class CandidateTrainer:
         if results and not entry["row"]:
             rows = len(job.rows) * job.settings.epochs * (1 - 1 / len(self.state["folds"]))
             entry["row"] = fmean(result.seconds for result in self.results[name].values()) / rows
-        if not done and limit < left:
+        if not done and not finished and limit < left:
             entry["least"] = estimate_unfinished(run, job.settings.epochs, max(wall, entry["least"]))
         step["done"] = True
         if results:
@@ -339,10 +344,13 @@ class CandidateTrainer:
             entry, after = schedule.by_name[name], self.candidates[name].after
             before = self.state["of"][after] if after else None
             if before is not None and before["status"] != FINISHED:
-                status = NO_TIME if before["status"] == NO_TIME else LEFT_OUT
+                # with more hours the first seed is open again, and this one with it
+                status = NO_TIME if before["status"] in (NO_TIME, DROPPED) else LEFT_OUT
                 self.state["of"][name] |= {"status": status, "note": f"as {after}"}
                 continue
-            needs = f"needs {format_clock(schedule.estimate_cost(entry))}, {left} left"
+            guessed = "" if schedule.is_known(entry) else "about "
+            needs = f"needs {guessed}{format_clock(schedule.estimate_cost(entry))}"
+            needs += f"{', which is only guessed' if guessed else ''}, {left} left"
             if not entry.results:
                 self.set_status(name, NO_TIME, needs)
             elif schedule.is_behind(entry):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from statistics import fmean
 
@@ -28,6 +29,8 @@ def read_fold_results(folder: Path, cache: Cache, wanted: list[int], metric: str
             continue
         gain = metrics.compute_gain(metric, of.probabilities, of.labels)
         error = -gain if metric in metrics.MINIMISED else 1 - gain
+        if not math.isfinite(error):  # a metric without a value on these clips
+            error = 1.0
         loss = float(metrics.compute_losses(of.probabilities, of.labels).mean())
         seconds = sum(row["seconds"] for row in run.get_fold_folder(fold).read_history())
         found[fold] = FoldResult(float(seconds), float(error), loss)

@@ -21,6 +21,7 @@ SAFETY = 1.05  # seconds of the next folds, relative to those that ran
 TRIAL_SECONDS = 15.0  # that timing a candidate on a few steps may take
 TRIAL_FOLD = 0.5  # share of the time left that a fold of it may take, since nothing else is left to do
 TRIAL_SHARE = 0.1  # of the time left that this may be for a candidate that seems to have no time
+TRIAL_REST = 0.25  # the same once nothing else is left to do
 # Expected quality on the same features, as the logarithm of the support vector machine's error over the
 # recipe's. These are coarse steps: the spread below is as large.
 LEVELS = {
@@ -44,7 +45,8 @@ SOFT = 0.01  # added to errors, so that one clip of few does not decide
 MOST = 2.0  # a comparison's largest value
 FAR = 0.1  # so much worse, beyond a standard deviation, and a candidate is behind
 LEARNT = 0.97  # a log loss above this share of the class prior's: nothing was learnt
-TRY_FOLD, TRY_STEPS = 4, 5  # ranks of trials
+# ranks of trials: the last chance, cheap ones, those where nothing else is left to do, and of the hopeless
+TRY_NOW, TRY_CHEAP, TRY_LAST, TRY_LATE = 2, 4, 6, 9
 WORTHWHILE = 0.02  # expected gain below which further seeds of the best come first
 
 
@@ -70,6 +72,7 @@ class Entry:
         source: the cache and view: candidates on the same features are about as good.
         family: candidates whose predicted times err alike.
         guess: predicted seconds a fold. timed: was that measured on steps or a part of the rows?
+        tried: that was not possible.
         computed: of a timed one, what had been predicted before; 0 if unknown.
         least: seconds that an unfinished fold is known to take at least.
         inference: seconds that its predictions for the submission take.
@@ -87,6 +90,7 @@ class Entry:
     inference: float = 0.0
     after: str | None = None
     computed: float = 0.0
+    tried: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,8 +153,8 @@ class Schedule:
         """Seconds of a fold: of its own folds, else as its first seed, else the corrected prediction."""
         first = self.by_name.get(entry.after or "")
         if entry.results:
-            seconds = SAFETY * fmean(result.seconds for result in entry.results.values())
-        elif first is not None and first.results:
+            return SAFETY * fmean(result.seconds for result in entry.results.values())
+        if first is not None and first.results:
             seconds = self.estimate_seconds(first)
         else:
             seconds = entry.guess * self.corrections.get((entry.family, entry.timed), 1.0)
@@ -161,6 +165,11 @@ class Schedule:
         folds = len(self.list_missing(entry)) if count is None else count
         seconds = math.ceil(folds / self.devices) * self.estimate_seconds(entry)
         return seconds + (entry.inference if count is None else 0.0)
+
+    def has_time(self, entry: Entry) -> bool:
+        """Is there time to finish it, also once its first fold has taken what was predicted?"""
+        margin = 1.0 if entry.results or entry.after else SAFETY
+        return margin * self.estimate_cost(entry) <= self.left
 
     def list_missing(self, entry: Entry) -> tuple[int, ...]:
         """Its unfinished folds."""
@@ -174,6 +183,10 @@ class Schedule:
         """Does its time rest on a measurement: of its own, or of its first seed?"""
         first = self.by_name.get(entry.after or "")
         return entry.timed or bool(entry.results) or entry.least > 0 or bool(first and first.results)
+
+    def can_time(self, entry: Entry) -> bool:
+        """Is its time a guess that a few steps may correct?"""
+        return not self.is_known(entry) and not entry.tried
 
     # --- expectations
 
@@ -251,12 +264,12 @@ class Schedule:
         if entry.results and not self.is_behind(entry):
             return 1, "begun, and not clearly worse than the best"
         if self.is_behind(entry) or not self.is_worthwhile(entry):
-            return 7, "less is expected of it, but there is time"
+            return 8, "less is expected of it, but there is time"
         if entry.after is not None:
-            return 6, "another seed of one of the best"
+            return 7, "another seed of one of the best"
         if mine <= SHARE * self.left:
-            return 2, "highest expected gain per second"
-        return 3, f"more than {SHARE:.0%} of the time left, and nothing else is left to do"
+            return 3, "highest expected gain per second"
+        return 5, f"more than {SHARE:.0%} of the time left, and nothing else is left to do"
 
     def is_worthwhile(self, entry: Entry) -> bool:
         """Might it improve on the best?"""
@@ -265,13 +278,17 @@ class Schedule:
     def _rank_trial(self, entry: Entry) -> tuple[int, str] | None:
         """The same for one that seems to have no time: where a trial is cheap, none is refused for a time
         that was only guessed."""
-        late = 0 if self.is_worthwhile(entry) else 4
         if self.is_known(entry):
             return None
+        last = TRY_LAST if self.is_worthwhile(entry) else TRY_LATE
+        why = "its time is only guessed"
+        if last == TRY_LAST and not entry.tried and TRIAL_SECONDS <= TRIAL_SHARE * self.left:
+            # the next candidate may take so much that a trial is no longer cheap
+            return TRY_NOW if TRIAL_SECONDS > TRIAL_SHARE / 2 * self.left else TRY_CHEAP, why
         if self.estimate_seconds(entry) <= TRIAL_FOLD * self.left:
-            return TRY_FOLD + late, "a fold shows whether its time was guessed too long"
-        if TRIAL_SECONDS <= TRIAL_SHARE * self.left:
-            return TRY_STEPS + late, "its time is only guessed"
+            return last, "a fold shows whether its time was guessed too long"
+        if not entry.tried and TRIAL_SECONDS <= TRIAL_REST * self.left:
+            return last, why
         return None
 
     def choose(self) -> Step | None:
@@ -280,6 +297,8 @@ class Schedule:
         if self.best is None:
             quickest = min(first_seeds, key=self.estimate_cost, default=None)
             if quickest is not None and self.estimate_cost(quickest) <= ANYHOW:
+                if self.estimate_cost(quickest) > TRIAL_SECONDS and self.can_time(quickest):
+                    return self._time(quickest, "quickest of all, but that is only guessed")
                 return self._train(quickest, "quickest of all", anyhow=True)
         places: list[tuple[tuple[int, float, int], Entry, str]] = []
         for place, entry in enumerate(self.entries):
@@ -287,7 +306,7 @@ class Schedule:
             if self.is_finished(entry) or entry.after and (first is None or not self.is_finished(first)):
                 continue
             mine = self.estimate_cost(entry)
-            ranked = self._rank(entry) if mine <= self.left else self._rank_trial(entry)
+            ranked = self._rank(entry) if self.has_time(entry) else self._rank_trial(entry)
             if ranked is None:
                 continue
             rank, why = ranked
@@ -296,10 +315,14 @@ class Schedule:
         if not places:
             return None
         (rank, *_), entry, why = min(places, key=lambda found: found[0])
-        tries_fold = rank in (TRY_FOLD, TRY_FOLD + 4)
-        if rank and not tries_fold and not self.is_known(entry):
-            return Step("time", entry.name, (), TRIAL_SECONDS, why)
+        # where a fold takes less than timing, it is the trial
+        is_short = rank in (TRY_LAST, TRY_LATE) and self.estimate_seconds(entry) <= TRIAL_SECONDS
+        if rank and not is_short and self.can_time(entry):
+            return self._time(entry, why)
         return self._train(entry, why, whole=rank == 0)
+
+    def _time(self, entry: Entry, why: str) -> Step:
+        return Step("time", entry.name, (), TRIAL_SECONDS, why)
 
     def list_worthwhile(self) -> list[Entry]:
         """Unfinished candidates that might improve on the best, those of most gain per second first."""
@@ -326,7 +349,7 @@ def _get_level(entry: Entry) -> float:
 
 def _compare(mine: FoldResult, other: FoldResult) -> float:
     """How much better one result of a fold is than another."""
-    by_metric = math.log((other.error + SOFT) / (max(0.0, mine.error) + SOFT))
+    by_metric = math.log((max(0.0, other.error) + SOFT) / (max(0.0, mine.error) + SOFT))
     by_loss = math.log((other.log_loss + SOFT) / (mine.log_loss + SOFT))
     found = (1 - LOSS_WEIGHT) * by_metric + LOSS_WEIGHT * by_loss
     return min(MOST, max(-MOST, found))

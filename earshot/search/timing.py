@@ -79,7 +79,8 @@ def _measure_fit(head: Head, job: experiment.Job) -> tuple[float, float] | None:
     while part > 2 * FEWEST and head.estimate_seconds(part)[0] > PART_SECONDS:
         part //= 2
     constant, here, whole = (head.estimate_seconds(rows)[0] for rows in (1, part, count))
-    if constant > FIXED or here > 2 * PART_SECONDS:
+    # all rows would take as long as a fold, which is kept
+    if part == count or constant > FIXED or here > 2 * PART_SECONDS:
         return None
     which = np.sort(np.random.default_rng(0).permutation(count)[:part])
     clips = job.rows.clip[which]
@@ -94,5 +95,5 @@ def _measure_fit(head: Head, job: experiment.Job) -> tuple[float, float] | None:
         for x, mask in job.rows.iterate_batches(few, estimators.BATCH):
             head.cpu()(x.cpu(), None if mask is None else mask.cpu())
     row = (time.perf_counter() - began) / len(few)
-    growth = max(1.0, (whole - constant) / max(here - constant, 1e-9)) if part < count else 1.0
+    growth = max(1.0, (whole - constant) / max(here - constant, 1e-9))
     return seconds * growth + count * row, precision.BACKWARD * row
