@@ -241,7 +241,7 @@ def test_a_time_that_cannot_be_measured_stays_a_guess(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, guess: float
 ) -> None:
     make(Path("data/c/one"), {"pooled": (12, 1, 1)})
-    monkeypatch.setattr(candidate_training.timing, "guess_fold_seconds", lambda *args: (guess, 0.0, 1, 1.0))
+    monkeypatch.setattr(candidate_training.timing, "guess_fold_seconds", lambda *args: (guess, 0.03, 1, 1.0))
     monkeypatch.setattr(candidate_training.timing, "measure_fold_seconds", lambda *args: None)
     args = [*AUTO, "--candidates", "knn", "logistic", "--name", "a", "--max-hours", "0.05"]
     if guess > 60:
@@ -255,6 +255,9 @@ def test_a_time_that_cannot_be_measured_stays_a_guess(
     tried = {name.split("-")[0] for name, entry in entries.items() if entry["tried"]}
     assert tried == ({"knn", "logistic"} if guess > 60 else {"logistic"})
     assert not any(entry["timed"] for entry in entries.values())
+    # predicting a row is as much quicker than guessed
+    assert (entries["logistic-pooled-one"]["row"] == 0.03) == (guess > 60)
+    assert guess > 60 or entries["logistic-pooled-one"]["row"] < 0.01
     status = {entry["status"] for entry in entries.values()}
     assert status == {"no time" if guess > 60 else "finished"}
     assert all("which is only guessed" in entry["note"] for entry in entries.values()) == (guess > 60)

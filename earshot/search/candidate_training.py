@@ -255,8 +255,11 @@ class CandidateTrainer:
         if new and done:
             each = wall / math.ceil(len(new) / self.devices)
             entry["walls"] |= {str(fold): each for fold in new}
-        entry["folds"] = finished
+        begun, entry["folds"] = bool(entry["folds"]), finished
         results = self.read_results(name)
+        if results and not begun and entry.get("sklearn") and not entry["timed"]:
+            # a row was computed along with the fold, so that it was guessed too long likewise
+            entry["row"] *= min(1.0, fmean(r.seconds for r in self.results[name].values()) / entry["guess"])
         if results and not entry["row"]:
             rows = len(job.rows) * job.settings.epochs * (1 - 1 / len(self.state["folds"]))
             entry["row"] = fmean(result.seconds for result in self.results[name].values()) / rows
