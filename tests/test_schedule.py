@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -253,6 +254,55 @@ def test_all_minutes_are_used_where_there_is_something_to_do(replays) -> None:
 def test_a_finished_one_of_an_earlier_version_has_no_guess() -> None:
     old = entry("svm", math.inf, timed=False, results=results(1.0, 0.2))
     assert choose(old, entry("mlp", 2.0)).seconds == pytest.approx(10.0)
+
+
+def test_a_part_that_is_all_rows_is_not_timed() -> None:
+    """It would take as long as a fold, which is kept; `solve` is not called."""
+    from earshot.search import timing
+
+    head = SimpleNamespace(is_sklearn=True, estimate_seconds=lambda rows: (0.01 * rows, 0.0))
+    job = SimpleNamespace(head_spec=SimpleNamespace(build=lambda: head), rows=range(400))
+    assert timing.measure_fold_seconds(job, 5) is None
+
+
+def test_seeds_of_a_dropped_one_are_open_again_with_more_hours(tmp_path) -> None:
+    """They get its status, unless it failed or was left out for good."""
+    from earshot.search.candidate_training import DROPPED, OPEN, CandidateTrainer
+
+    class Trainer(CandidateTrainer):
+        def __init__(self) -> None:
+            self.candidates = {
+                name: SimpleNamespace(after=after)
+                for name, after in {
+                    "svm": None,
+                    "poor": None,
+                    "poor-seed1": "poor",
+                    "bad-seed1": "bad",
+                }.items()
+            }
+            self.folder, self.rest, self.flags = tmp_path, [], SimpleNamespace(metric="f1_macro")
+            names = (*self.candidates, "bad")
+            self.state = {"folds": list(FOLDS), "of": {name: {"status": OPEN, "note": ""} for name in names}}
+            self.state["of"]["svm"]["status"], self.state["of"]["bad"]["status"] = "finished", "failed"
+
+        def build_schedule(self) -> Schedule:
+            known = {"svm": results(1.0, 0.1), "poor": results(9.0, 0.9, (0,))}
+            return Schedule(
+                [
+                    entry(name, 9.0, results=known.get(name, {}), after=candidate.after)
+                    for name, candidate in self.candidates.items()
+                ],
+                FOLDS,
+                5.0,
+                900.0,
+            )
+
+        def save(self) -> None: ...
+
+    trainer = Trainer()
+    trainer.close()
+    found = {name: trainer.state["of"][name]["status"] for name in trainer.candidates}
+    assert found == {"svm": "finished", "poor": DROPPED, "poor-seed1": "no time", "bad-seed1": "left out"}
 
 
 @pytest.mark.slow
