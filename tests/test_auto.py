@@ -374,13 +374,12 @@ def test_further_seeds_come_last_the_strongest_recipe_s_first(work: Path) -> Non
 def test_the_ladder_leaves_out_weights_that_a_view_cannot_feed(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the fine-tuned network had a place in it."""
     cache = Cache(make(Path("data/c/one"), {"mel": (1, 16, 40)}))
-    monkeypatch.setitem(candidates.LADDER, "spectrogram", ("svm", "efficientat_finetune"))
-    assert [c.recipe.name for c in candidates.list_candidates([cache], ())] == ["svm"]
+    found = [c.recipe.name for c in candidates.list_candidates([cache], ())]
+    assert "svm" in found and "efficientat_finetune" not in found
     monkeypatch.setattr(candidates.experiment, "find_misfit", lambda *args: None)
-    found = candidates.list_candidates([cache], ())
-    assert [c.recipe.name for c in found] == ["svm", "efficientat_finetune"]
+    more = [c.recipe.name for c in candidates.list_candidates([cache], ())]
+    assert set(more) - set(found) == {"efficientat_finetune"}
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])

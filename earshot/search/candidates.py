@@ -28,6 +28,7 @@ LADDER: dict[Kind, tuple[str, ...]] = {
         *BASELINES,
         "modulations",
         "patches",
+        "efficientat_finetune",
         "from_scratch",
         "small_cnn",
         "crnn",
