@@ -12,7 +12,7 @@ from earshot.search.advice import Seen, count_confident_errors, suggest_next
 PLAIN = Seen(1.0, features={"mn04": 0.1}, pretrained=("mn04",))
 CASES = {
     "3 candidates had no time": {"untrained": (("a", 600.0), ("b", 500.0), ("c", 700.0))},
-    "No features here are of a pretrained encoder": {"pretrained": ()},
+    "no features here are of a pretrained encoder": {"pretrained": ()},
     "logmel makes 3.0 times the errors of mn04": {"features": {"mn04": 0.1, "logmel": 0.3}},
     "7 of 400 clips are predicted as another class": {"confident": 7, "expected": 1.0, "clips": 400},
     "1 candidate needs a GPU (itmo2025)": {"need_gpu": ("itmo2025",)},
@@ -23,7 +23,7 @@ CASES = {
 
 @pytest.mark.parametrize("words", CASES)
 def test_each_sentence_has_its_reason(words: str) -> None:
-    assert "Nothing stands out" in " ".join(suggest_next(PLAIN))
+    assert "nothing stands out" in " ".join(suggest_next(PLAIN))
     found = suggest_next(replace(PLAIN, **CASES[words]))
     assert len(found) == 1 and words in found[0] and found[0].endswith(".")
 

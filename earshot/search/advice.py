@@ -61,7 +61,7 @@ def suggest_next(seen: Seen) -> list[str]:
     ]
     lines = [line for line in found if line][:MOST]
     return lines or [
-        "Nothing stands out: more labelled clips or another encoder's features are what is left to try."
+        "nothing stands out: more labelled clips or another encoder's features are what is left to try."
     ]
 
 
@@ -86,7 +86,7 @@ def _suggest_encoder(seen: Seen) -> str:
         return ""
     if not seen.pretrained:
         return (
-            "No features here are of a pretrained encoder: with few clips they are the likeliest gain, "
+            "no features here are of a pretrained encoder: with few clips they are the likeliest gain, "
             "get_features.py --extractor efficientat."
         )
     if seen.features[worst] > GAP * seen.features[best]:
