@@ -89,7 +89,7 @@ def write_records(trainer, order: Sequence[str]) -> None:
                     name,
                     candidate.recipe.name,
                     f"{candidate.cache.folder.name}/{candidate.view}",
-                    "sklearn" if entry.get("sklearn") else "network",
+                    "sklearn" if entry["sklearn"] else "network",
                     candidate.after or "",
                     fold,
                     f"{first['computed']:.3f}",

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+from earshot.search.candidate_training import OVERRUN, PATIENCE, RESERVE
 from earshot.search.schedule import ANYHOW, Entry, FoldResult, Schedule
 
-RESERVE = 0.06  # of a budget, as the bake-off reserves
 TIMING_SECONDS = 3.0  # that timing a candidate takes in a replay
 Finished = list[tuple[float, str]]  # seconds since the start, candidate
 Compare = Callable[[str, str, Sequence[int]], tuple[float, float]]
@@ -52,7 +52,7 @@ def replay_schedule(
             )
             continue
         first = not entry.results and entry.after is None and not step.anyhow
-        limit = clock + max(20.0, 3 * step.seconds) if first else math.inf
+        limit = clock + max(PATIENCE, OVERRUN * step.seconds) if first else math.inf
         results, least = dict(entry.results), entry.least
         for fold in step.folds:
             seconds = record.results[fold].seconds - begun.get((step.name, fold), 0.0)

@@ -313,8 +313,8 @@ class PredictFlags:
     blend: Literal["mean", "auto", "pool", "simplex", "greedy"] = "mean"
     """mean: of the runs' best checkpoints, nothing fitted; pool: weights of lowest log loss for the geometric
     mean, shrunk towards equal ones, and class factors or thresholds, fitted to the out-of-fold predictions of
-    the last epochs, which then predict; auto: this pool, or the best run alone where the pool is clearly
-    worse; simplex, greedy: old names of pool"""
+    the last epochs, which then predict; auto: this pool, or the best run alone where the pool is worse by
+    more than a standard error; simplex, greedy: old names of pool"""
     name: str | None = None
     """keep the blend as runs/NAME for --runs (a mean then also uses the last epochs)"""
     report: bool = True

@@ -39,6 +39,7 @@ class FittedBlend:
         power: of the logarithmic pool, see `pool_members`; None: the weighted mean.
         scale: (classes,) single label: the prediction is argmax(p * scale); None: argmax(p).
         thresholds: (classes,) multi-label: a class is predicted where p >= threshold; None: 0.5.
+        multilabel: does the pool take odds in place of probabilities?
     """
 
     method: str

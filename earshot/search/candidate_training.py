@@ -38,7 +38,7 @@ GRACE = 0.5  # share of the reserve that a candidate which has begun may use to 
 OVERRUN, PATIENCE = 3.0, 20.0
 OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no time", "left out"
 FRESH = {"status": OPEN, "guess": None, "computed": 0.0, "timed": False, "tried": False, "least": 0.0}
-FRESH |= {"row": 0.0, "note": ""}
+FRESH |= {"row": 0.0, "sklearn": False, "note": ""}
 
 
 class CandidateTrainer:
@@ -139,7 +139,7 @@ class CandidateTrainer:
             name,
             candidate.recipe.name,
             f"{candidate.cache.folder}/{candidate.view}",
-            "sklearn" if entry.get("sklearn") else "network",
+            "sklearn" if entry["sklearn"] else "network",
             math.inf if entry["guess"] is None else entry["guess"],
             entry["timed"],
             self.read_results(name),
@@ -257,7 +257,7 @@ class CandidateTrainer:
             entry["walls"] |= {str(fold): each for fold in new}
         begun, entry["folds"] = bool(entry["folds"]), finished
         results = self.read_results(name)
-        if results and not begun and entry.get("sklearn") and not entry["timed"]:
+        if results and not begun and entry["sklearn"] and not entry["timed"]:
             # a row was computed along with the fold, so that it was guessed too long likewise
             entry["row"] *= min(1.0, fmean(r.seconds for r in self.results[name].values()) / entry["guess"])
         if results and not entry["row"]:

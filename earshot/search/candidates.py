@@ -127,7 +127,7 @@ def list_candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candi
 
 
 def _feeds_weights(cache: Cache, name: str, view: str) -> bool:
-    """Can a view feed the weights that a recipe names, and are they here?"""
+    """Can a view feed the weights that a recipe names? Weights that have to be read first may not be here."""
     head = config.load_recipe(name).head
     try:
         return experiment.find_misfit(head.get("name", "linear"), head, cache, view) is None
