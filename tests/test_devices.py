@@ -19,13 +19,14 @@ import torch
 from conftest import ROOT, make_competition, refused, script
 from test_restart import contents
 
-from earshot.core import device, worker_pool
+import train
+from earshot.core import device, memory, worker_pool
 from earshot.core.deadline import Deadline
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import hold_lock
 from earshot.features import extract
-from earshot.training import progress
+from earshot.training import precision, progress
 
 EXTRACT = ("--extractor", "logmel", "--n-mels", "96", "--hop-length", "64", "--workers", "2")
 TRAIN = (
@@ -49,6 +50,8 @@ TRAIN = (
     "9",
     "--batch-size",
     "16",
+    "--precision",
+    "fp32",  # where bf16 is hardly faster, timing decides otherwise from run to run
     "--name",
     "r",
 )
@@ -209,6 +212,32 @@ def test_folds_side_by_side_are_the_same_and_survive_being_stopped(calm, tmp_pat
         for at in (calm / "runs" / "r", run)
     ]
     assert rows[0] == rows[1] and len(rows[0]) == 19
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_a_cpu_trains_long_runs_side_by_side_where_memory_allows(calm, tmp_path, capsys, monkeypatch):
+    cache, run = calm / "data" / "tones" / "logmel", tmp_path / "runs" / "r"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(precision, "WORTH_PROCESSES", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    args = [*TRAIN, "--features", str(cache), "--no-report"]
+    with pytest.raises(SystemExit):
+        train.main([*args, "--max-hours", NEVER])  # two folds begin, and the third is for later
+    said = capsys.readouterr().out
+    assert "CPU, 2 processes of 1 thread" in said and "fold 3/3" not in said
+    train.main(args)
+    one, two = (
+        contents(at, "oof*.csv", "fold_*/last/model.safetensors") for at in (calm / "runs" / "r", run)
+    )
+    assert one == two and len(one) == 5
+    monkeypatch.setattr(memory, "get_free", lambda device: 3 << 30)
+    train.main([*args, "--fresh", "--epochs", "1", "--name", "scarce"])
+    assert "device: CPU, 2 threads" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    train.main([*args, "--epochs", "1", "--name", "short"])  # over before a process has started
+    assert "processes of" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -80,7 +80,8 @@ def describe_devices(devices: Sequence[Device]) -> str:
         return devices[0].about
     if devices[0].name == "cpu":
         threads = count_threads(len(devices))
-        return f"CPU, {len(devices)} processes of {threads} thread{'s' if threads > 1 else ''}"
+        precision = "" if devices[0].precision == "fp32" else f", {devices[0].precision}"
+        return f"CPU, {len(devices)} processes of {threads} thread{'s' if threads > 1 else ''}{precision}"
     return f"{len(devices)} devices, a process each: " + "; ".join(
         f"{each.name} {each.about}" for each in devices
     )
@@ -97,9 +98,17 @@ class WorkerPool:
     Args:
         work: a class or function that a new process can import; `arguments` can be pickled.
         folder: the folder that this process has locked with `files.hold_lock`.
+        share: of the threads, for each process; default: an equal one.
     """
 
-    def __init__(self, devices: Sequence[Device], work: Callable[..., Any], arguments: tuple, folder: Path):
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        work: Callable[..., Any],
+        arguments: tuple,
+        folder: Path,
+        share: int | None = None,
+    ):
         # a fork would inherit CUDA, threads and locks in an unknown state
         context = multiprocessing.get_context("spawn")
         self.names = [
@@ -108,7 +117,7 @@ class WorkerPool:
         ]
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
-        share_of_threads = count_threads(len(devices))
+        share_of_threads = share or count_threads(len(devices))
         # Blocked for them for good: a Ctrl-C reaches the whole terminal, and it is this process
         # that tells them to stop.
         signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ def train_run(
     from earshot.search import tune
     from earshot.training import cross_validation, run_scores, tracking
     from earshot.training.experiment import Job, describe_head
+    from earshot.training.run import list_slots
 
     out = Path(what.out)
     try:
@@ -65,7 +66,9 @@ def train_run(
                     deadline.leave()
                 else:
                     job = tuned
-            run = job.begin(folder, what.name is not None)
+            run = job.begin(
+                folder, what.name is not None, models=len(list_slots(asdict(job.settings), wanted))
+            )
             tracker = tracking.start_tracking(run, machine.wandb)
             if not cross_validation.train_folds(job, run, wanted, deadline):
                 deadline.leave()

@@ -13,7 +13,7 @@ from earshot.core.config import TrainingFlags
 from earshot.core.deadline import SIGNALS, Deadline, defer_signals
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.worker_pool import WorkerInbox, WorkerPool
+from earshot.core.worker_pool import WorkerInbox, WorkerPool, count_threads
 from earshot.training import estimators, pseudo_labels
 from earshot.training.dataset import WindowDataset
 from earshot.training.folds import list_folds, select_training_clips
@@ -58,10 +58,13 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
             pass
 
     # The devices are alike in precision and layout, which were decided once for the run.
-    devices = [replace(job.device, name=device.name) for device in job.devices][: max(1, len(tasks))]
+    devices = [replace(job.device, name=device.name) for device in job.devices][: max(1, len(slots))]
+    # the same whether all is still to be trained or, after a stop, one model: other threads, other bits
+    threads = count_threads(len(devices))
+    devices = devices[: max(1, len(tasks))]
     # An estimate of the time left counts the models that will follow on the same device.
     queue = [(slot, (len(tasks) - index - 1) // len(devices)) for index, slot in enumerate(tasks)]
-    rows = job.rows if len(job.devices) == 1 else job.load
+    rows = job.rows if len(job.devices) == 1 else job.load_for_processes(len(devices))
     arguments = (run, rows, job.numbers, job.settings, job.head_spec.build, job.machine.save_every)
     done = True
     with defer_signals():
@@ -73,7 +76,7 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
                 if not done:
                     break
         elif tasks:
-            with WorkerPool(devices, FoldWorker, arguments, run.folder) as team:
+            with WorkerPool(devices, FoldWorker, arguments, run.folder, threads) as team:
                 team.wait_until_ready()
                 done = team.run(queue, report, deadline)
     run.write_metrics(all_slots)  # again: a kill may have come before the last time

@@ -3,6 +3,7 @@ candidate."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import models
 from earshot import extractors
-from earshot.core import disk_space, kinds, latest, worker_pool
+from earshot.core import disk_space, kinds, latest, memory, worker_pool
 from earshot.core.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
+from earshot.core.device import Device
 from earshot.core.disk_space import SLACK
 from earshot.core.errors import UserError
 from earshot.core.files import empty_folder, hash_value, replace_weights_path
@@ -234,7 +237,7 @@ class Job:
         """The default name of the run: the recipe's and 8 hex digits of the settings."""
         return f"{self.recipe}-{compute_fingerprint(self.record)[:8]}"
 
-    def begin(self, folder: Path, named: bool, quiet: bool = False) -> Run:
+    def begin(self, folder: Path, named: bool, quiet: bool = False, models: int = 1) -> Run:
         """Make the run's folder, or continue the run that is there or in an earlier session's output.
 
         The caller holds the folder's lock.
@@ -242,6 +245,7 @@ class Job:
         Args:
             named: did the user name the run?
             quiet: write its lines to the log file only.
+            models: how many the command trains: with --device auto a CPU trains several side by side.
         Raises:
             UserError: the folder holds a run with other settings.
         """
@@ -253,6 +257,8 @@ class Job:
         new = not (folder / CONFIG).exists()
         if new and not (self.head is not None and self.head.is_sklearn):
             self.device = precision.choose_precision(self.head, self.rows, self.settings, self.device)
+        if self.machine.device == "auto" and self.device.name == "cpu" and not self.head.is_sklearn:
+            self.devices = precision.spread_over_cpu(self.head, self.rows, self.settings, self.device, models)
         self.head = None
         run = Run.begin(folder, self.record, build_metadata(self.cache, self.recipe, self.device)).validate()
         training_clips.write_clips(run.folder, self.cache, self.numbers)
@@ -281,6 +287,16 @@ class Job:
             f"{len(rows)} windows; device: {worker_pool.describe_devices(self.devices)}"
         )
         return run
+
+    def load_for_processes(self, count: int) -> Callable[[Device], WindowDataset]:
+        """What loads the rows in each of several processes: on a CPU they share the memory that one may
+        take."""
+        if self.device.name != "cpu":
+            return self.load
+        gigabytes = self.machine.memory
+        if gigabytes is None:
+            gigabytes = dataset.RESIDENT * memory.get_free(torch.device("cpu")) / 1e9
+        return partial(self.load, gigabytes=gigabytes / count)
 
     def check_disk_space(self, run: Run, models_wanted: int, models_missing: int) -> str:
         """The line about the disk space of the run; UserError where less is free."""

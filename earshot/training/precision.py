@@ -1,4 +1,4 @@
-"""Threads, precision and memory layout of a head on a CPU, chosen by its size and by timing."""
+"""Processes, threads, precision and memory layout of a head on a CPU, chosen by its size and by timing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from earshot.core import memory
 from earshot.core.device import Device, get_autocast, to_device, use_one_thread
 from earshot.training.loss import Criterion, compute_loss
 
@@ -28,6 +29,9 @@ WARM_UP, STEPS = 2, 7  # steps that are not counted, and the most that are
 ENOUGH = 0.1  # seconds that a timed step may take; large heads are timed on fewer rows
 # in turn, so that other load on the machine affects all alike; the first one warms up, the best counts
 ROUNDS = 6
+# operations of all training below which it is over before further processes have started
+WORTH_PROCESSES = 5e12
+PROCESS_BYTES = 1 << 30  # what a process takes besides its head and batch
 LOSS = 0.05  # how far from that of fp32 the loss may be, relatively
 BACKWARD = 3  # a training step is about three forward passes
 # Precision, channels-last. Not fp32 channels-last: oneDNN 3.10's backward pass of a few channels overwrites
@@ -88,6 +92,49 @@ def choose_precision(head: nn.Module, rows: WindowDataset, settings: TrainingFla
     layout = " channels-last" if fastest.channels_last else ""
     about = f"{device.about}, {fastest.precision}{layout} ({plain / best:.1f} times as fast as fp32)"
     return replace(fastest, about=about)
+
+
+def spread_over_cpu(
+    head: nn.Module, rows: WindowDataset, settings: TrainingFlags, device: Device, models: int
+) -> list[Device]:
+    """The CPU once for every process that trains models side by side.
+
+    Threads wait for each other at every operation, and processes do not: two of one thread train 1.05 to 2
+    times as many models an hour as one of two threads. As many processes as there are threads or models,
+    and as fit in half of the free memory.
+
+    Args:
+        models: how many are to be trained.
+    """
+    which = np.arange(min(len(rows), settings.batch_size))
+    most = min(models, torch.get_num_threads())
+    if most < 2 or len(which) < 2:
+        return [device]
+    steps = models * settings.epochs * math.ceil(len(rows) / settings.batch_size)
+    if steps * BACKWARD * settings.batch_size * count_flops(head, rows, which) < WORTH_PROCESSES:
+        return [device]
+    weights = 5 * sum(4 * p.numel() for p in head.parameters())  # with gradients, AdamW's moments, averages
+    batch = 2 * settings.batch_size * count_saved_bytes(head, rows, which)  # with gradients of activations
+    fitting = int(memory.get_free(torch.device("cpu")) / 2 / (PROCESS_BYTES + weights + batch))
+    return [device] * max(1, min(most, fitting))
+
+
+def count_saved_bytes(head: nn.Module, rows: WindowDataset, which: np.ndarray) -> float:
+    """Bytes that a forward pass keeps for the backward pass, a row.
+
+    Args:
+        which: rows to try it on, two of them at most.
+    """
+    which, kept = which[:2], {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    x, mask = rows.load_batch(which)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        head.train()(x, mask)
+    return sum(kept.values()) / len(which)
 
 
 def measure_steps(head: nn.Module, candidates: list[Device], which: np.ndarray, step: Step) -> list[float]:
