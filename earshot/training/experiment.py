@@ -254,12 +254,13 @@ class Job:
         else:
             for note in resume.copy_run(folder, self.record, self.machine.continue_from, named):
                 print(note)
-        new = not (folder / CONFIG).exists()
-        if new and not (self.head is not None and self.head.is_sklearn):
-            self.device = precision.choose_precision(self.head, self.rows, self.settings, self.device)
-        if self.machine.device == "auto" and self.device.name == "cpu" and not self.head.is_sklearn:
-            self.devices = precision.spread_over_cpu(self.head, self.rows, self.settings, self.device, models)
-        self.head = None
+        new, head = not (folder / CONFIG).exists(), self.head
+        if head is not None and not head.is_sklearn:
+            if new:
+                self.device = precision.choose_precision(head, self.rows, self.settings, self.device)
+            if self.machine.device == "auto" and self.device.name == "cpu":
+                self.devices = precision.spread_over_cpu(head, self.rows, self.settings, self.device, models)
+        self.head = head = None
         run = Run.begin(folder, self.record, build_metadata(self.cache, self.recipe, self.device)).validate()
         training_clips.write_clips(run.folder, self.cache, self.numbers)
         run.quiet = quiet
