@@ -108,7 +108,7 @@ def test_folds_of_the_promising_are_finished_before_new_ones_begin() -> None:
     step = choose(done, new, begun)
     assert (step.name, step.folds) == ("a", (1,))
     # two devices train two folds side by side
-    assert choose(done, new, begun, devices=2).folds == (1, 2)
+    assert choose(done, new, replace(begun, devices=2)).folds == (1, 2)
     # one that has three times the error waits for the others
     assert choose(done, new, replace(begun, results=results(30.0, 0.6, (0,)))).name == "b"
 

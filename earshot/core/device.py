@@ -95,12 +95,19 @@ def get_autocast(device: Device) -> Any:
 def use_one_thread(when: bool) -> Iterator[None]:
     """Within this context torch uses one thread: for tiny heads two threads are slower, as they wait for each
     other at every operation."""
+    with use_threads(1 if when else None):
+        yield
+
+
+@contextlib.contextmanager
+def use_threads(count: int | None) -> Iterator[None]:
+    """Within this context torch uses so many threads; None: as many as before."""
     import torch
 
     threads = torch.get_num_threads()
     try:
-        if when:
-            torch.set_num_threads(1)
+        if count is not None:
+            torch.set_num_threads(count)
         yield
     finally:
         torch.set_num_threads(threads)

@@ -38,7 +38,7 @@ GRACE = 0.5  # share of the reserve that a candidate which has begun may use to 
 OVERRUN, PATIENCE = 3.0, 20.0
 OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no time", "left out"
 FRESH = {"status": OPEN, "guess": None, "computed": 0.0, "timed": False, "tried": False, "least": 0.0}
-FRESH |= {"row": 0.0, "sklearn": False, "note": ""}
+FRESH |= {"row": 0.0, "sklearn": False, "note": "", "devices": 1}
 
 
 class CandidateTrainer:
@@ -48,7 +48,8 @@ class CandidateTrainer:
         folder: the bake-off's, locked by this process.
         state: the content of auto.json. `of` has an entry a candidate: its status, its finished folds, a
             guess of the seconds a fold and whether that was timed, or timing was tried in vain, the least
-            seconds of a fold that has begun, the seconds of a `row` in a training step, and a note.
+            seconds of a fold that has begun, the seconds of a `row` in a training step, a note, and how many
+            `devices` or processes train its folds side by side.
             `decisions` has the steps taken.
         began: start of the command on the monotonic clock.
     """
@@ -77,7 +78,7 @@ class CandidateTrainer:
             state["of"][name] = {**FRESH, "folds": [], "walls": {}, **state["of"].get(name, {})}
         self.results: dict[str, dict[int, FoldResult]] = {}
         self.current: tuple[str, experiment.Job, Run] | None = None
-        self.devices, self.chance = 1, math.inf
+        self.chance = math.inf
         self.rest: list[tuple[str, float]] = []  # candidates without time that are worth it, and the seconds
 
     # --- account
@@ -131,7 +132,7 @@ class CandidateTrainer:
             if self.state["of"][name]["status"] in (OPEN, FINISHED)
         ]
         left = self.compute_seconds_left()
-        return Schedule(entries, self.state["folds"], left, self.budget, self.devices, self.chance)
+        return Schedule(entries, self.state["folds"], left, self.budget, self.chance)
 
     def _build_entry(self, name: str) -> Entry:
         entry, candidate = self.state["of"][name], self.candidates[name]
@@ -148,6 +149,7 @@ class CandidateTrainer:
             candidate.after,
             entry["computed"],
             entry["tried"],
+            entry["devices"],
         )
 
     def read_results(self, name: str) -> dict[int, FoldResult]:
@@ -184,11 +186,13 @@ class CandidateTrainer:
                     f"{candidate.cache.folder} has other training clips or folds than the other caches: "
                     "extract them from the same data, or choose caches with --features"
                 )
-            self.state["folds"], self.devices = job.choose_folds(), len(job.devices)
+            folds = self.state["folds"] = job.choose_folds()
             prior = np.tile(candidate.cache.prior(), (len(job.rows.truth), 1))
             self.chance = float(metrics.compute_losses(prior, job.rows.truth).mean())
             with hold_lock(self.folder / name, "the run"):
-                self.current = (name, job, job.begin(self.folder / name, False, quiet=True))
+                run = job.begin(self.folder / name, False, quiet=True, models=len(folds))
+            self.state["of"][name]["devices"] = len(job.devices)
+            self.current = (name, job, run)
         return self.current[1:]
 
     def guess(self, name: str, gpu: bool) -> None:
@@ -253,7 +257,7 @@ class CandidateTrainer:
         finished, wall = run.list_finished_folds(), time.monotonic() - began
         new = [fold for fold in finished if fold not in entry["folds"]]
         if new and done:
-            each = wall / math.ceil(len(new) / self.devices)
+            each = wall / math.ceil(len(new) / entry["devices"])
             entry["walls"] |= {str(fold): each for fold in new}
         begun, entry["folds"] = bool(entry["folds"]), finished
         results = self.read_results(name)

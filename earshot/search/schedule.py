@@ -73,6 +73,7 @@ class Entry:
         family: candidates whose predicted times err alike.
         guess: predicted seconds a fold. timed: was that measured on steps or a part of the rows?
         tried: that was not possible.
+        devices: folds that are trained side by side.
         computed: of a timed one, what had been predicted before; 0 if unknown.
         least: seconds that an unfinished fold is known to take at least.
         inference: seconds that its predictions for the submission take.
@@ -91,6 +92,7 @@ class Entry:
     after: str | None = None
     computed: float = 0.0
     tried: bool = False
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,6 @@ class Schedule:
     Args:
         folds: numbers of all folds.
         left: seconds left for training, without the reserve. budget: seconds in all.
-        devices: folds that are trained side by side.
         chance: log loss of the class prior; infinity where it is unknown.
     """
 
@@ -126,7 +127,6 @@ class Schedule:
     folds: Sequence[int]
     left: float
     budget: float
-    devices: int = 1
     chance: float = math.inf
 
     # --- seconds
@@ -163,7 +163,7 @@ class Schedule:
     def estimate_cost(self, entry: Entry, count: int | None = None) -> float:
         """Seconds of so many folds; by default of all missing ones, with predicting the submission."""
         folds = len(self.list_missing(entry)) if count is None else count
-        seconds = math.ceil(folds / self.devices) * self.estimate_seconds(entry)
+        seconds = math.ceil(folds / entry.devices) * self.estimate_seconds(entry)
         return seconds + (entry.inference if count is None else 0.0)
 
     def has_time(self, entry: Entry) -> bool:
@@ -339,7 +339,7 @@ class Schedule:
         )
 
     def _train(self, entry: Entry, why: str, whole: bool = True, anyhow: bool = False) -> Step:
-        folds = self.list_missing(entry)[: None if whole else self.devices]
+        folds = self.list_missing(entry)[: None if whole else entry.devices]
         return Step("train", entry.name, folds, self.estimate_cost(entry, len(folds)), why, anyhow)
 
 

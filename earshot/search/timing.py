@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from earshot.core import config
+from earshot.core import config, worker_pool
+from earshot.core.device import use_threads
 from earshot.features.cache import Cache
 from earshot.training import estimators, experiment, precision
 
@@ -68,7 +69,8 @@ def measure_fold_seconds(job: experiment.Job, folds: int) -> tuple[float, float]
     if head.is_sklearn:
         return _measure_fit(head, job)
     settings, rows = job.settings, job.cache.manifest["splits"]["train"]["rows"]
-    row = precision.measure_row_seconds(head, job.rows, settings, job.device)
+    with use_threads(worker_pool.count_threads(len(job.devices))):  # as each of its processes has
+        row = precision.measure_row_seconds(head, job.rows, settings, job.device)
     seconds = WITH_THE_REST * row * rows * (1 - 1 / folds) * settings.epochs
     return OVERHEAD + seconds, row
 
