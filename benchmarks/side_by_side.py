@@ -66,7 +66,7 @@ def main() -> None:
     keep_rows(
         f"Models side by side on {machine()}",
         [
-            "`python benchmarks/side_by_side.py`: milliseconds of a training step of a model, by one process of",
+            "`python benchmarks/side_by_side.py`: milliseconds of a model's training step, by one process of",
             f"{threads} threads and by {threads} processes of one.",
         ],
         "| head, batch | one process | side by side | one process / side by side |",
