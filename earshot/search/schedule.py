@@ -25,9 +25,10 @@ TRIAL_REST = 0.25  # the same once nothing else is left to do
 # Expected quality on the same features, as the logarithm of the support vector machine's error over the
 # recipe's. These are coarse steps: the spread below is as large.
 LEVELS = {
+    "efficientat_finetune": 0.8,
     "patches": 0.4,
     "from_scratch": 0.4,
-    "efficientat_finetune": 0.4,
+    "modulations": 0.4,
     "attentive": 0.2,
     "linear": 0.0,
     "mlp": 0.1,
