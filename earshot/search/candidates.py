@@ -40,9 +40,9 @@ LADDER: dict[Kind, tuple[str, ...]] = {
 # Further views of a cache mostly repeat what is in the first one.
 FURTHER = (("logistic", "svm", "mlp", "itmo2025_tokens"), ("itmo2025_tokens",))
 SEEDS = (1, 2)  # trained once all other candidates are done
-SEEDED = ("mlp", "itmo2025_tokens", "from_scratch", "small_cnn")
+SEEDED = ("mlp", "itmo2025_tokens", "efficientat_finetune", "from_scratch", "small_cnn")
 # further seeds of these come before those of other recipes, which are weaker
-STRONG = ("from_scratch",)
+STRONG = ("efficientat_finetune", "from_scratch")
 
 
 @dataclass(frozen=True)
