@@ -66,8 +66,8 @@ def main() -> None:
     keep_rows(
         f"Models side by side on {machine()}",
         [
-            "`python benchmarks/side_by_side.py`: milliseconds of a model's training step, by one process of",
-            f"{threads} threads and by {threads} processes of one.",
+            "`python benchmarks/side_by_side.py`: milliseconds of forward and backward, by one process of",
+            f"{threads} threads; side by side: of one of {threads} processes of one, divided by {threads}.",
         ],
         "| head, batch | one process | side by side | one process / side by side |",
         rows,

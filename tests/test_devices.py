@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -216,17 +217,26 @@ def test_folds_side_by_side_are_the_same_and_survive_being_stopped(calm, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
-def test_a_cpu_trains_long_runs_side_by_side_where_memory_allows(calm, tmp_path, capsys, monkeypatch):
+def test_a_cpu_trains_long_runs_side_by_side_where_memory_allows(
+    calm, tmp_path, capsys, monkeypatch, request
+):
     cache, run = calm / "data" / "tones" / "logmel", tmp_path / "runs" / "r"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(precision, "WORTH_PROCESSES", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
     args = [*TRAIN, "--features", str(cache), "--no-report"]
     with pytest.raises(SystemExit):
         train.main([*args, "--max-hours", NEVER])  # two folds begin, and the third is for later
     said = capsys.readouterr().out
     assert "CPU, 2 processes of 1 thread" in said and "fold 3/3" not in said
-    train.main(args)
+    with monkeypatch.context() as less:  # a continued run has its threads, however little memory is left
+        less.setattr(memory, "get_free", lambda device: 3 << 30)
+        train.main(args)
+    said = capsys.readouterr().out
+    assert "processes of" not in said and "threads: {cpu: 1}" in (run / "config.yaml").read_text().replace(
+        "threads:\n  cpu: 1", "threads: {cpu: 1}"
+    )
     one, two = (
         contents(at, "oof*.csv", "fold_*/last/model.safetensors") for at in (calm / "runs" / "r", run)
     )

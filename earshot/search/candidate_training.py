@@ -38,7 +38,7 @@ GRACE = 0.5  # share of the reserve that a candidate which has begun may use to 
 OVERRUN, PATIENCE = 3.0, 20.0
 OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no time", "left out"
 FRESH = {"status": OPEN, "guess": None, "computed": 0.0, "timed": False, "tried": False, "least": 0.0}
-FRESH |= {"row": 0.0, "sklearn": False, "note": "", "devices": 1}
+FRESH |= {"row": 0.0, "sklearn": False, "note": "", "devices": None}
 
 
 class CandidateTrainer:
@@ -49,7 +49,7 @@ class CandidateTrainer:
         state: the content of auto.json. `of` has an entry a candidate: its status, its finished folds, a
             guess of the seconds a fold and whether that was timed, or timing was tried in vain, the least
             seconds of a fold that has begun, the seconds of a `row` in a training step, a note, and how many
-            `devices` or processes train its folds side by side.
+            `devices` or processes train its folds side by side, None until that is known.
             `decisions` has the steps taken.
         began: start of the command on the monotonic clock.
     """
@@ -149,8 +149,15 @@ class CandidateTrainer:
             candidate.after,
             entry["computed"],
             entry["tried"],
-            entry["devices"],
+            self._count_devices(name),
         )
+
+    def _count_devices(self, name: str) -> int:
+        """How many devices or processes train a candidate's folds: known once it was prepared; a further seed
+        is trained as its first."""
+        first = self.candidates[name].after or name
+        known = self.state["of"][name]["devices"] or self.state["of"].get(first, {}).get("devices")
+        return known or len(worker_pool.choose(self.machine.device))
 
     def read_results(self, name: str) -> dict[int, FoldResult]:
         """A candidate's finished folds, from its run."""
@@ -191,7 +198,11 @@ class CandidateTrainer:
             self.chance = float(metrics.compute_losses(prior, job.rows.truth).mean())
             with hold_lock(self.folder / name, "the run"):
                 run = job.begin(self.folder / name, False, quiet=True, models=len(folds))
-            self.state["of"][name]["devices"] = len(job.devices)
+            entry, count = self.state["of"][name], len(job.devices)
+            if job.device.name == "cpu" and count > 1 and not entry["devices"] and entry["guess"]:
+                # guessed for all threads; each process has a share
+                entry |= {key: count * entry[key] for key in ("guess", "computed")}
+            entry["devices"] = count
             self.current = (name, job, run)
         return self.current[1:]
 
@@ -222,7 +233,9 @@ class CandidateTrainer:
             entry["tried"] = True
             self.report(f"{name}: a part of the rows would say little about its time: a fold will show")
         else:
-            entry |= {"guess": found[0], "row": found[1], "timed": True}
+            # the submission is predicted with all threads
+            shares = entry["devices"] if job.device.name == "cpu" else 1
+            entry |= {"guess": found[0], "row": found[1] / shares, "timed": True}
             self.report(f"{name}: about {format_clock(found[0])} a fold")
         self.save()
 

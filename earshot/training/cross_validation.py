@@ -11,7 +11,7 @@ import numpy as np
 
 from earshot.core.config import TrainingFlags
 from earshot.core.deadline import SIGNALS, Deadline, defer_signals
-from earshot.core.device import Device
+from earshot.core.device import Device, use_threads
 from earshot.core.errors import UserError
 from earshot.core.worker_pool import WorkerInbox, WorkerPool, count_threads
 from earshot.training import estimators, pseudo_labels
@@ -60,7 +60,7 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
     # The devices are alike in precision and layout, which were decided once for the run.
     devices = [replace(job.device, name=device.name) for device in job.devices][: max(1, len(slots))]
     # the same whether all is still to be trained or, after a stop, one model: other threads, other bits
-    threads = count_threads(len(devices))
+    threads = job.threads or count_threads(len(devices))
     devices = devices[: max(1, len(tasks))]
     # An estimate of the time left counts the models that will follow on the same device.
     queue = [(slot, (len(tasks) - index - 1) // len(devices)) for index, slot in enumerate(tasks)]
@@ -70,11 +70,13 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
     with defer_signals():
         if len(job.devices) == 1:
             worker = FoldWorker(devices[0], *arguments)
-            for index, task in enumerate(queue):
-                # The first one always starts: with a short --max-hours the run would otherwise never get on.
-                done = not (index and deadline.is_over()) and worker(task, report, deadline)
-                if not done:
-                    break
+            with use_threads(job.threads):
+                for index, task in enumerate(queue):
+                    # The first one always starts: with a short --max-hours the run would otherwise never get
+                    # on.
+                    done = not (index and deadline.is_over()) and worker(task, report, deadline)
+                    if not done:
+                        break
         elif tasks:
             with WorkerPool(devices, FoldWorker, arguments, run.folder, threads) as team:
                 team.wait_until_ready()

@@ -184,6 +184,7 @@ class Job:
             )
         self.devices = worker_pool.choose(machine.device, settings.precision)
         self.device = self.devices[0]
+        self.threads: int | None = None  # of each process; None: an equal share
         self.load = partial(
             dataset.load_training_rows,
             cache,
@@ -259,7 +260,8 @@ class Job:
             if new:
                 self.device = precision.choose_precision(head, self.rows, self.settings, self.device)
             if self.machine.device == "auto" and self.device.name == "cpu":
-                self.devices = precision.spread_over_cpu(head, self.rows, self.settings, self.device, models)
+                count = precision.count_processes(head, self.rows, self.settings, models)
+                self.devices = [self.device] * count
         self.head = head = None
         run = Run.begin(folder, self.record, build_metadata(self.cache, self.recipe, self.device)).validate()
         training_clips.write_clips(run.folder, self.cache, self.numbers)
@@ -267,6 +269,12 @@ class Job:
         if not quiet:
             latest.begin(folder.parent, folder.name, "train.py")
         self.device = run.adapt_device(self.device)
+        self.devices = [replace(self.device, name=each.name) for each in self.devices]
+        if self.machine.device == "auto" and self.device.name == "cpu":
+            # Kept, since with other threads a continued run would compute other bits.
+            self.threads = run.keep_threads(len(self.devices))
+            if len(self.devices) > 1:  # each process loads its own
+                self.rows = self.load(self.device, gigabytes=0)
         rows, several_labels = self.rows, ", multi-label" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
         pseudo_labels.write_pseudo_labels(

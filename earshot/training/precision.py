@@ -29,7 +29,7 @@ WARM_UP, STEPS = 2, 7  # steps that are not counted, and the most that are
 ENOUGH = 0.1  # seconds that a timed step may take; large heads are timed on fewer rows
 # in turn, so that other load on the machine affects all alike; the first one warms up, the best counts
 ROUNDS = 6
-# operations of all training below which it is over before further processes have started
+# a run of fewer operations ends before more processes would have started
 WORTH_PROCESSES = 5e12
 PROCESS_BYTES = 1 << 30  # what a process takes besides its head and batch
 LOSS = 0.05  # how far from that of fp32 the loss may be, relatively
@@ -94,14 +94,12 @@ def choose_precision(head: nn.Module, rows: WindowDataset, settings: TrainingFla
     return replace(fastest, about=about)
 
 
-def spread_over_cpu(
-    head: nn.Module, rows: WindowDataset, settings: TrainingFlags, device: Device, models: int
-) -> list[Device]:
-    """The CPU once for every process that trains models side by side.
+def count_processes(head: nn.Module, rows: WindowDataset, settings: TrainingFlags, models: int) -> int:
+    """How many processes train models side by side on the CPU.
 
     Threads wait for each other at every operation, and processes do not: two of one thread train 1.05 to 2
-    times as many models an hour as one of two threads. As many processes as there are threads or models,
-    and as fit in half of the free memory.
+    times as many models an hour as one of two threads (benchmarks/side_by_side.py, 2 cores). At most as many
+    as there are threads and models, and as fit in half of the free memory.
 
     Args:
         models: how many are to be trained.
@@ -109,26 +107,32 @@ def spread_over_cpu(
     which = np.arange(min(len(rows), settings.batch_size))
     most = min(models, torch.get_num_threads())
     if most < 2 or len(which) < 2:
-        return [device]
+        return 1
     steps = models * settings.epochs * math.ceil(len(rows) / settings.batch_size)
     if steps * BACKWARD * settings.batch_size * count_flops(head, rows, which) < WORTH_PROCESSES:
-        return [device]
+        return 1
     weights = 5 * sum(4 * p.numel() for p in head.parameters())  # with gradients, AdamW's moments, averages
     batch = 2 * settings.batch_size * count_saved_bytes(head, rows, which)  # with gradients of activations
-    fitting = int(memory.get_free(torch.device("cpu")) / 2 / (PROCESS_BYTES + weights + batch))
-    return [device] * max(1, min(most, fitting))
+    try:
+        free = memory.get_free(torch.device("cpu"))
+    except (OSError, ValueError):  # a system that does not tell
+        return 1
+    return max(1, min(most, int(free / 2 / (PROCESS_BYTES + weights + batch))))
 
 
 def count_saved_bytes(head: nn.Module, rows: WindowDataset, which: np.ndarray) -> float:
-    """Bytes that a forward pass keeps for the backward pass, a row.
+    """Bytes that a forward pass keeps for the backward pass, a row, without the weights.
 
     Args:
         which: rows to try it on, two of them at most.
     """
     which, kept = which[:2], {}
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*head.parameters(), *head.buffers())}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     x, mask = rows.load_batch(which)

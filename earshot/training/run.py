@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from earshot.core import files, plain_yaml
+from earshot.core import files, plain_yaml, worker_pool
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, clear_temporary, hash_value, write_text
@@ -184,6 +184,14 @@ class Run:
         precision = self.config.get("precision", {}).get(device_type)
         channels_last = self.config.get("channels_last", {}).get(device_type, False)
         return replace(device, precision=precision, channels_last=channels_last) if precision else device
+
+    def keep_threads(self, processes: int) -> int | None:
+        """Threads of each process that trains models side by side on a CPU, as this run first had them; None
+        where it never had several."""
+        if processes > 1 and "threads" not in self.config:
+            self.config["threads"] = {"cpu": worker_pool.count_threads(processes)}
+            self._write()
+        return self.config.get("threads", {}).get("cpu")
 
     def get_fold_folder(self, number: int) -> FoldFolder:
         """One fold's folder, of the first seed."""
