@@ -37,6 +37,7 @@ def train(folder: Path, deadline=NEVER, save_every: float = 10.0) -> Run:
         head_spec=SimpleNamespace(build=lambda: Tiny(dropout=0.5)),
         device=CPU,
         devices=[CPU],
+        threads=None,
         machine=SimpleNamespace(save_every=save_every),
         check_disk_space=lambda *counts: "",
     )

@@ -234,9 +234,7 @@ def test_a_cpu_trains_long_runs_side_by_side_where_memory_allows(
         less.setattr(memory, "get_free", lambda device: 3 << 30)
         train.main(args)
     said = capsys.readouterr().out
-    assert "processes of" not in said and "threads: {cpu: 1}" in (run / "config.yaml").read_text().replace(
-        "threads:\n  cpu: 1", "threads: {cpu: 1}"
-    )
+    assert "processes of" not in said and "threads:\n  cpu: 1" in (run / "config.yaml").read_text()
     one, two = (
         contents(at, "oof*.csv", "fold_*/last/model.safetensors") for at in (calm / "runs" / "r", run)
     )
@@ -339,9 +337,8 @@ def test_a_team_stops_when_time_is_up_or_one_fails(tmp_path, capsys):
 
 
 def test_devices_are_chosen_by_name(monkeypatch):
-    assert [one.name for one in worker_pool.choose("cpu,cpu")] == ["cpu", "cpu"] and len(
-        worker_pool.choose("cpu")
-    ) == 1
+    assert [one.name for one in worker_pool.choose("cpu,cpu")] == ["cpu", "cpu"]
+    assert len(worker_pool.choose("cpu")) == 1
     kinds = {"auto": "bf16", "cuda:0": "bf16", "cuda:1": "fp16", "cuda:2": "bf16", "cpu": "fp32"}
 
     def pick(name: str, precision: str) -> Device:
