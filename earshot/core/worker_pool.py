@@ -17,6 +17,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -118,6 +119,8 @@ class WorkerPool:
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
         share_of_threads = share or count_threads(len(devices))
+        # Starting the first process starts it, too, which unblocks the signals below.
+        resource_tracker.ensure_running()
         # Blocked for them for good: a Ctrl-C reaches the whole terminal, and it is this process
         # that tells them to stop.
         signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
