@@ -97,7 +97,7 @@ def choose_precision(head: nn.Module, rows: WindowDataset, settings: TrainingFla
 def count_processes(head: nn.Module, rows: WindowDataset, settings: TrainingFlags, models: int) -> int:
     """How many processes train models side by side on the CPU.
 
-    Threads wait for each other at every operation, and processes do not: two of one thread train 1.05 to 2
+    Threads wait for each other at every operation, and processes do not: two of one thread train 1.02 to 1.7
     times as many models an hour as one of two threads (benchmarks/side_by_side.py, 2 cores). At most as many
     as there are threads and models, and as fit in half of the free memory.
 
