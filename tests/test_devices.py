@@ -137,7 +137,7 @@ def kill(parent: int, workers: list[int]) -> None:
 
 
 def terminate(parent: int, workers: list[int]) -> None:
-    os.kill(parent, signal.SIGTERM)
+    os.killpg(parent, signal.SIGTERM)  # as `timeout` and Slurm do
 
 
 def interrupt(parent: int, workers: list[int]) -> None:
@@ -234,7 +234,7 @@ def test_a_cpu_trains_long_runs_side_by_side_where_memory_allows(
         less.setattr(memory, "get_free", lambda device: 3 << 30)
         train.main(args)
     said = capsys.readouterr().out
-    assert "processes of" not in said and "threads:\n  cpu: 1" in (run / "config.yaml").read_text()
+    assert "CPU, 1 process of 1 thread" in said and "threads:\n  cpu: 1" in (run / "config.yaml").read_text()
     one, two = (
         contents(at, "oof*.csv", "fold_*/last/model.safetensors") for at in (calm / "runs" / "r", run)
     )

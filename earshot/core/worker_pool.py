@@ -75,14 +75,19 @@ def count_threads(count: int) -> int:
     return max(1, torch.get_num_threads() // count)
 
 
-def describe_devices(devices: Sequence[Device]) -> str:
-    """The devices as text for the log."""
-    if len(devices) == 1:
+def describe_devices(devices: Sequence[Device], threads: int | None = None) -> str:
+    """The devices as text for the log.
+
+    Args:
+        threads: of each process on a CPU; default: an equal share.
+    """
+    if len(devices) == 1 and threads is None:
         return devices[0].about
     if devices[0].name == "cpu":
-        threads = count_threads(len(devices))
+        threads = threads or count_threads(len(devices))
+        processes = f"{len(devices)} process{'es' if len(devices) > 1 else ''}"
         precision = "" if devices[0].precision == "fp32" else f", {devices[0].precision}"
-        return f"CPU, {len(devices)} processes of {threads} thread{'s' if threads > 1 else ''}{precision}"
+        return f"CPU, {processes} of {threads} thread{'s' if threads > 1 else ''}{precision}"
     return f"{len(devices)} devices, a process each: " + "; ".join(
         f"{each.name} {each.about}" for each in devices
     )

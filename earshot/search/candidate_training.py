@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import numpy as np
 import models
 from earshot.core import checksums, config, worker_pool
 from earshot.core.deadline import SIGNALS, Deadline, format_clock
+from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, hash_value, hold_lock, read_json
 from earshot.prediction import saved_blend
@@ -157,7 +159,12 @@ class CandidateTrainer:
         is trained as its first."""
         first = self.candidates[name].after or name
         known = self.state["of"][name]["devices"] or self.state["of"].get(first, {}).get("devices")
-        return known or len(worker_pool.choose(self.machine.device))
+        return known or len(self.chosen_devices)
+
+    @cached_property
+    def chosen_devices(self) -> list[Device]:
+        """The devices of --device, each of which has run a kernel."""
+        return worker_pool.choose(self.machine.device)
 
     def read_results(self, name: str) -> dict[int, FoldResult]:
         """A candidate's finished folds, from its run."""
@@ -197,7 +204,7 @@ class CandidateTrainer:
             prior = np.tile(candidate.cache.prior(), (len(job.rows.truth), 1))
             self.chance = float(metrics.compute_losses(prior, job.rows.truth).mean())
             with hold_lock(self.folder / name, "the run"):
-                run = job.begin(self.folder / name, False, quiet=True, models=len(folds))
+                run = job.begin(self.folder / name, False, quiet=True, model_count=len(folds))
             entry, count = self.state["of"][name], len(job.devices)
             if job.device.name == "cpu" and count > 1 and not entry["devices"] and entry["guess"]:
                 # guessed for all threads; each process has a share
@@ -302,7 +309,7 @@ class CandidateTrainer:
 
     def run(self) -> None:
         """Train what the time allows."""
-        gpu = worker_pool.choose(self.machine.device)[0].name.startswith("cuda")
+        gpu = self.chosen_devices[0].name.startswith("cuda")
         first = [name for name, candidate in self.candidates.items() if candidate.after is None]
         for name in self.list_with_status(OPEN, first):
             if not self.current:

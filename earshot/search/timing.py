@@ -69,7 +69,9 @@ def measure_fold_seconds(job: experiment.Job, folds: int) -> tuple[float, float]
     if head.is_sklearn:
         return _measure_fit(head, job)
     settings, rows = job.settings, job.cache.manifest["splits"]["train"]["rows"]
-    with use_threads(worker_pool.count_threads(len(job.devices))):  # as each of its processes has
+    with use_threads(
+        job.threads or worker_pool.count_threads(len(job.devices))
+    ):  # as each of its processes has
         row = precision.measure_row_seconds(head, job.rows, settings, job.device)
     seconds = WITH_THE_REST * row * rows * (1 - 1 / folds) * settings.epochs
     return OVERHEAD + seconds, row

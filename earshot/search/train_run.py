@@ -67,7 +67,7 @@ def train_run(
                 else:
                     job = tuned
             run = job.begin(
-                folder, what.name is not None, models=len(list_slots(asdict(job.settings), wanted))
+                folder, what.name is not None, model_count=len(list_slots(asdict(job.settings), wanted))
             )
             tracker = tracking.start_tracking(run, machine.wandb)
             if not cross_validation.train_folds(job, run, wanted, deadline):

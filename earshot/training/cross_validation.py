@@ -57,8 +57,7 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
             # Another process is replacing its checkpoint. The file is written again later.
             pass
 
-    # The devices are alike in precision and layout, which were decided once for the run.
-    devices = [replace(job.device, name=device.name) for device in job.devices][: max(1, len(slots))]
+    devices = job.devices[: max(1, len(slots))]
     # the same whether all is still to be trained or, after a stop, one model: other threads, other bits
     threads = job.threads or count_threads(len(devices))
     devices = devices[: max(1, len(tasks))]

@@ -238,7 +238,7 @@ class Job:
         """The default name of the run: the recipe's and 8 hex digits of the settings."""
         return f"{self.recipe}-{compute_fingerprint(self.record)[:8]}"
 
-    def begin(self, folder: Path, named: bool, quiet: bool = False, models: int = 1) -> Run:
+    def begin(self, folder: Path, named: bool, quiet: bool = False, model_count: int = 1) -> Run:
         """Make the run's folder, or continue the run that is there or in an earlier session's output.
 
         The caller holds the folder's lock.
@@ -246,7 +246,7 @@ class Job:
         Args:
             named: did the user name the run?
             quiet: write its lines to the log file only.
-            models: how many the command trains: with --device auto a CPU trains several side by side.
+            model_count: models that the command trains: with --device auto a CPU trains them side by side.
         Raises:
             UserError: the folder holds a run with other settings.
         """
@@ -260,7 +260,7 @@ class Job:
             if new:
                 self.device = precision.choose_precision(head, self.rows, self.settings, self.device)
             if self.machine.device == "auto" and self.device.name == "cpu":
-                count = precision.count_processes(head, self.rows, self.settings, models)
+                count = precision.count_processes(head, self.rows, self.settings, model_count)
                 self.devices = [self.device] * count
         self.head = head = None
         run = Run.begin(folder, self.record, build_metadata(self.cache, self.recipe, self.device)).validate()
@@ -269,11 +269,12 @@ class Job:
         if not quiet:
             latest.begin(folder.parent, folder.name, "train.py")
         self.device = run.adapt_device(self.device)
-        self.devices = [replace(self.device, name=each.name) for each in self.devices]
+        self.devices = [run.adapt_device(each) for each in self.devices]
         if self.machine.device == "auto" and self.device.name == "cpu":
+            several = len(self.devices) > 1
             # Kept, since with other threads a continued run would compute other bits.
-            self.threads = run.keep_threads(len(self.devices))
-            if len(self.devices) > 1:  # each process loads its own
+            self.threads = run.keep_threads(worker_pool.count_threads(len(self.devices)) if several else None)
+            if several:  # each process loads its own
                 self.rows = self.load(self.device, gigabytes=0)
         rows, several_labels = self.rows, ", multi-label" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
@@ -293,7 +294,7 @@ class Job:
             run.log(note)
         run.log(
             f"folds: {folds.format_numbers(self.numbers)} ({self.fold_note}); {len(rows.ids)} clips, "
-            f"{len(rows)} windows; device: {worker_pool.describe_devices(self.devices)}"
+            f"{len(rows)} windows; device: {worker_pool.describe_devices(self.devices, self.threads)}"
         )
         return run
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from earshot.core import files, plain_yaml, worker_pool
+from earshot.core import files, plain_yaml
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, clear_temporary, hash_value, write_text
@@ -185,11 +185,15 @@ class Run:
         channels_last = self.config.get("channels_last", {}).get(device_type, False)
         return replace(device, precision=precision, channels_last=channels_last) if precision else device
 
-    def keep_threads(self, processes: int) -> int | None:
+    def keep_threads(self, threads: int | None) -> int | None:
         """Threads of each process that trains models side by side on a CPU, as this run first had them; None
-        where it never had several."""
-        if processes > 1 and "threads" not in self.config:
-            self.config["threads"] = {"cpu": worker_pool.count_threads(processes)}
+        where it never had several.
+
+        Args:
+            threads: of such a process now; None: there is one alone.
+        """
+        if threads and "threads" not in self.config:
+            self.config["threads"] = {"cpu": threads}
             self._write()
         return self.config.get("threads", {}).get("cpu")
 
