@@ -196,3 +196,17 @@ def fit_window(size: tuple[int, int], kernel: int, stride: int | tuple[int, int]
     return Window(
         kernels, strides, paddings, tuple(-(-length // s) for length, s in zip(size, strides, strict=True))
     )
+
+
+def stretch_time(x: Tensor, mask: Tensor | None, by: float) -> tuple[Tensor, Tensor]:
+    """Clips stretched in time and their mask: x (B, D, F, T) of as many frames, cut or padded with 0 at the
+    end; mask (B, T) True where real."""
+    length = x.shape[3]
+    frames = round(by * length)
+    if mask is not None:
+        x = x.masked_fill(~mask[:, None, None], 0.0)
+    x = nn.functional.interpolate(x.float(), size=(x.shape[2], frames), mode="bilinear", align_corners=False)
+    real = torch.full((len(x),), length, device=x.device) if mask is None else mask.sum(1)
+    real = (by * real).round().clamp(1, length)
+    x = nn.functional.pad(x, (0, max(0, length - frames)))[..., :length]
+    return x, torch.arange(length, device=x.device) < real[:, None]

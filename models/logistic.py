@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
+from .common import stretch_time
 from .sklearn_head import SklearnHead, compute_constant_logits, split_tasks
+
+STRETCHES = (0.8, 1.25)
 
 
 @register(
@@ -26,6 +29,8 @@ class Logistic(SklearnHead):
         c: inverse strength of the L2 penalty on the standardised features.
         pool: statistics over time, except of a spectrogram: mean, mean_max or mean_std.
         modulations: also a spectrogram's spectro-temporal modulations, see `modulations.Modulations`.
+        stretches: also fit to copies of a spectrogram that are slower and faster, which count as much as one
+            clip together, and predict by the mean over them: speakers differ in speed.
     """
 
     def __init__(
@@ -36,8 +41,15 @@ class Logistic(SklearnHead):
         c: float = 0.1,
         pool: str = "mean_max",
         modulations: bool = False,
+        stretches: bool = False,
     ) -> None:
         super().__init__(input_shape, num_classes, pool, modulations)
+        if stretches and self.functionals is None:
+            raise HeadError(
+                "logistic: option stretches needs a spectrogram, not a view of shape "
+                f"{'x'.join(map(str, input_shape))}: leave it out, or extract log-mel"
+            )
+        self.stretches = STRETCHES if stretches else ()
         if not 0 < c < float("inf"):
             raise HeadError(f"logistic: c is above 0, not {c}")
         self.c = c
@@ -47,7 +59,11 @@ class Logistic(SklearnHead):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
-        return self.fc(self.compute_standardised(x, mask))
+        logits = [self.fc(self.compute_standardised(*copy)) for copy in self._list_copies(x, mask)]
+        return torch.stack(logits).mean(0) if self.stretches else logits[0]
+
+    def _list_copies(self, x: Tensor, mask: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        return [(x, mask), *(stretch_time(x, mask, by) for by in self.stretches)]
 
     def solve(
         self,
@@ -65,7 +81,21 @@ class Logistic(SklearnHead):
         """
         from sklearn.linear_model import LogisticRegression
 
-        x = self.fit_standardisation(batches).astype(np.float64)
+        rows: list[np.ndarray] = []  # of every copy, the row that it is of
+
+        def iterate_copies() -> Iterator[tuple[Tensor, Tensor | None]]:
+            first = 0
+            for x, mask in batches:
+                for copy in self._list_copies(x, mask):
+                    rows.append(np.arange(first, first + len(x)))
+                    yield copy
+                first += len(x)
+
+        x = self.fit_standardisation(iterate_copies()).astype(np.float64)
+        if self.stretches:
+            copied = np.concatenate(rows)
+            weights = (np.ones(len(targets)) if weights is None else weights)[copied]
+            weights, targets = weights / (1 + len(self.stretches)), targets[copied]
         weight, bias = np.zeros((self.classes, self.width)), compute_constant_logits(targets)
         separable = list(split_tasks(targets))
         if multilabel:
@@ -75,13 +105,13 @@ class Logistic(SklearnHead):
         elif separable:
             fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, targets.argmax(1), weights)
             # of two classes one row is kept
-            rows = fitted.classes_ if len(fitted.coef_) > 1 else fitted.classes_[1:]
-            weight[rows], bias[rows] = fitted.coef_, fitted.intercept_
+            known = fitted.classes_ if len(fitted.coef_) > 1 else fitted.classes_[1:]
+            weight[known], bias[known] = fitted.coef_, fitted.intercept_
         with torch.no_grad():
             self.fc.weight.copy_(torch.from_numpy(weight))
             self.fc.bias.copy_(torch.from_numpy(bias))
 
     def estimate_seconds(self, rows: int) -> tuple[float, float]:
         """Estimated seconds on two cores: to fit to this many rows, and to predict one."""
-        each = 1 + 8e-8 * rows * self.width * self.classes
+        each = 1 + 8e-8 * rows * self.width * self.classes * (1 + len(self.stretches))
         return each, each / rows / 30

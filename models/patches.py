@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .common import Standardise
+from .common import Standardise, stretch_time
 from .modulations import compute_levels
 from .svm import SVM, compute_gaussian_kernel
 
@@ -154,14 +154,7 @@ class Patches(SVM):
             bands = round(by * self.height / 20)
             at = (torch.arange(self.height, device=x.device) - bands).clamp(0, self.height - 1)
             return x[:, :, at], mask
-        frames = round(by * self.frames)
-        x = nn.functional.interpolate(
-            x.float(), size=(self.height, frames), mode="bilinear", align_corners=False
-        )
-        real = torch.full((len(x),), self.frames, device=x.device) if mask is None else mask.sum(1)
-        real = (by * real).round().clamp(1, self.frames)
-        x = nn.functional.pad(x, (0, max(0, self.frames - frames)))[..., : self.frames]
-        return x, torch.arange(self.frames, device=x.device) < real[:, None]
+        return stretch_time(x, mask, by)
 
     def _compute_kernel(self, x: Tensor, y: Tensor) -> Tensor:
         # not a stack of all: each is a fitting's largest piece of memory

@@ -98,3 +98,45 @@ def test_other_views_are_refused_in_a_line():
         ) as error:
             models.build(name, (384, 4, 16), 2, modulations=True)
         assert "\n" not in str(error.value)
+
+
+def test_a_head_of_stretched_copies_predicts_by_their_mean():
+    """Fitted in batches of two sizes: a copy keeps its clip's class and weight."""
+    x, want = draw_ripples(60, 7)
+    unseen, truth = draw_ripples(40, 8)
+    targets, groups = np.eye(2)[want], np.arange(len(x))
+    plain, copied, weighted = (
+        models.build("logistic", SHAPE, 2, modulations=True, stretches=on) for on in (False, True, True)
+    )
+    plain.solve([(x, None)], targets, groups, False)
+    copied.solve([(x[:37], None), (x[37:], None)], targets, groups, False)
+    # clips of no weight and a wrong class do not count
+    wrong, count = np.arange(60) < 20, np.where(np.arange(60) < 20, 0.0, 1.0)
+    targets[wrong] = 1 - targets[wrong]
+    weighted.solve([(x[:37], None), (x[37:], None)], targets, groups, False, count)
+    with torch.no_grad():
+        for head in (copied, weighted):
+            assert (head(unseen).argmax(1).numpy() == truth).mean() > 0.9
+        parts = [unseen, *(models.common.stretch_time(unseen, None, by)[0] for by in (0.8, 1.25))]
+        masks = [torch.ones(40, 100).bool(), torch.arange(100) < torch.full((40, 1), 80), None]
+        logits = [
+            copied.fc(copied.compute_standardised(part, mask))
+            for part, mask in zip(parts, masks, strict=True)
+        ]
+        torch.testing.assert_close(copied(unseen), torch.stack(logits).mean(0))
+        assert not torch.allclose(copied(unseen), plain(unseen), atol=1e-3)
+
+
+def test_a_stretched_clip_keeps_what_is_real():
+    x = torch.ones(2, 1, 4, 10)
+    mask = torch.arange(10) < torch.tensor([5, 10])[:, None]
+    slower, longer = models.common.stretch_time(x.masked_fill(~mask[:, None, None], float("nan")), mask, 1.25)
+    faster, shorter = models.common.stretch_time(x, mask, 0.8)
+    assert longer.sum(1).tolist() == [6, 10] and shorter.sum(1).tolist() == [4, 8]
+    assert slower.shape == faster.shape == x.shape and not slower.isnan().any()
+    assert (faster[0, 0, 0, :4] == 1).all() and (faster[1, 0, 0, 8:] == 0).all()
+
+
+def test_stretches_need_a_spectrogram():
+    with pytest.raises(models.HeadError, match="logistic: option stretches needs a spectrogram"):
+        models.build("logistic", (384, 1, 1), 2, stretches=True)
