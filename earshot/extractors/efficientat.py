@@ -55,7 +55,7 @@ class Settings:
     network: Literal["mn04", "mn05", "mn10", "mn20", "mn30", "mn40", "mn40_ext"] = "mn04"
     """the network, by width: mn04 has 1 M parameters and AudioSet mAP .432, mn10 4.9 M and .471, mn40_ext
     68 M and .487"""
-    views: tuple[str, ...] = field(default=("pooled", "frames"), metadata=RECORDED_WHERE_CHANGED)
+    views: tuple[str, ...] = field(default=("pooled", "frames", "blocks"), metadata=RECORDED_WHERE_CHANGED)
     """views to keep: pooled (one vector), frames (the last feature map), blocks (one vector of all layers,
     for sounds unlike AudioSet's), spectrogram (the network's input, for the head efficientat)"""
 
