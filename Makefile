@@ -60,7 +60,7 @@ $(VENV)/.lint: $(VENV)/.installed requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-# Without these the tests of the extractor onnx, and of the cloud (55 MB), skip.
+# Without these the tests of the extractor onnx, and of Modal's cloud (50 MB), skip.
 $(VENV)/.onnx: $(VENV)/.installed requirements-onnx.txt requirements-cloud.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt -r requirements-cloud.txt
 	@touch $@
