@@ -1,4 +1,4 @@
-"""cloud/modal_app.py as a module, and a volume that needs no account."""
+"""cloud/modal_app.py as a module, a volume that needs no account, and a script that saves when stopped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from types import ModuleType
 from conftest import ROOT
 
 PATH = ROOT / "cloud" / "modal_app.py"
+SAVES = """
+import signal, sys, time
+def save(number, frame):
+    open("saved", "w").write(str(number))
+    sys.exit(128 + number)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, save)
+open("begun", "w").close()
+time.sleep(60)
+"""
 
 
 def load(path: Path = PATH) -> ModuleType:

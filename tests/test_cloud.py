@@ -11,19 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from cloud_app import PATH, Volume, cloud
+from cloud_app import PATH, SAVES, Volume, cloud
 from conftest import ROOT
 
-SAVES = """
-import signal, sys, time
-def save(number, frame):
-    open("saved", "w").write(str(number))
-    sys.exit(128 + number)
-for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, save)
-open("begun", "w").close()
-time.sleep(60)
-"""
 IGNORES = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

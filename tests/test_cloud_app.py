@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-from cloud_app import PATH, cloud, load
+from cloud_app import PATH, SAVES, cloud, load
 from conftest import ROOT
 
 modal = pytest.importorskip("modal", reason="no modal here (pip install -r requirements-cloud.txt)")
@@ -164,3 +165,17 @@ def test_mistakes_are_found_before_anything_runs(
     with pytest.raises(SystemExit) as left:
         cloud.main(**arguments)
     assert left.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_modals_own_simulated_preemption(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SAVES)
+    code = (
+        "import sys, pathlib; sys.path[:0] = sys.argv[1:]; from cloud_app import Volume, cloud\n"
+        "from modal.exception import simulate_preemption\n"
+        "simulate_preemption(3); here = pathlib.Path()\n"
+        "cloud.supervise(['train.py'], Volume(), here, here)\n"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "tests"), str(ROOT)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (tmp_path / "saved").read_text() == str(int(signal.SIGTERM)), done.stderr
+    assert done.returncode != 0 and "Simulated preemption" in done.stderr
