@@ -80,7 +80,7 @@ def list_commands(command: str, file: str) -> list[list[str]]:
 def find_name(words: list[str]) -> str | None:
     """The value of --name."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--name")
+    parser.add_argument("--name", nargs="?")
     return parser.parse_known_args(words)[0].name
 
 

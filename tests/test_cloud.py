@@ -99,7 +99,7 @@ def test_several_commands_train_runs_of_different_names(
     assert cloud.list_commands("", str(file)) == two
     assert cloud.list_commands("get_features.py", "") == [["get_features.py"]]
     assert cloud.list_commands("", "") == []
-    for command in ("train.py --name b", "train.py", "get_features.py --name c"):
+    for command in ("train.py --name b", "train.py --name", "train.py", "get_features.py --name c"):
         with pytest.raises(SystemExit):
             cloud.list_commands(command, str(file))
         assert "with its own --name" in capsys.readouterr().err
