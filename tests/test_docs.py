@@ -196,7 +196,11 @@ def test_flags_and_recipes_in_the_guides_exist() -> None:
         "--n-fft",
         "--check",
         "--logdir",
+        "--detach",
+        "--force",
     }  # of other programs
+    app = (ROOT / "cloud" / "modal_app.py").read_text(encoding="utf-8")
+    known |= {f"--{name}" for name in re.findall(r"^ {8}(\w+): (?:str|int|float) = ", app, re.MULTILINE)}
     names = set(recipes.list_recipes()) | {"auto", "NAME", "tiny_cnn", "mlp"}
     for page in ALL:
         if page.stem in ("cli", "results"):

@@ -18,7 +18,7 @@ BANNED = {
     r"mend(s|ed|ing)?": "fix",
 }
 PATTERN = re.compile(r"\b(" + "|".join(f"(?:{word})" for word in BANNED) + r")\b")
-FOLDERS = (".ci", "benchmarks", "docs", "earshot", "models", "notebooks", "recipes", "tests")
+FOLDERS = (".ci", "benchmarks", "cloud", "docs", "earshot", "models", "notebooks", "recipes", "tests")
 SUFFIXES = (
     "",
     ".py",

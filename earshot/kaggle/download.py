@@ -12,7 +12,7 @@ from typing import Any
 
 from earshot.competition import file_index, zip_file
 from earshot.core import disk_space
-from earshot.core.errors import UserError
+from earshot.core.errors import TemporaryError, UserError
 from earshot.core.file_names import is_audio
 from earshot.core.files import hold_lock, replace_file
 from earshot.kaggle import client
@@ -145,7 +145,12 @@ def unpack(path: Path, into: Path) -> None:
 
 def download_esc50(part: Path) -> Path:
     """Download ESC-50's published archive into the folder `part`, always from the start: its server can't
-    continue a download."""
+    continue a download.
+
+    Raises:
+        UserError: no network, or no such file.
+        TemporaryError: the connection broke off.
+    """
     import requests
 
     path = part / "esc50.zip"
@@ -156,12 +161,15 @@ def download_esc50(part: Path) -> Path:
             size = int(reply.headers.get("Content-Length") or 0)
             disk_space.check_space(part, 2 * size, 2 * size)
             with replace_file(path) as file:
-                for block in reply.iter_content(1 << 20):
-                    file.write(block)
-                if size and file.tell() != size:
-                    raise UserError(
-                        f"the download of ESC-50 broke off after {file.tell()} of {size} bytes: the same "
-                        "command starts again"
+                broken = False
+                try:
+                    for block in reply.iter_content(1 << 20):
+                        file.write(block)
+                except requests.exceptions.RequestException:
+                    broken = True
+                if broken or size and file.tell() != size:
+                    raise TemporaryError(
+                        f"the download of ESC-50 broke off after {file.tell()} bytes: it starts again"
                     )
     except requests.exceptions.RequestException as error:
         raise UserError(
