@@ -65,6 +65,17 @@ class Member:
                     by_folder[run.folder.resolve()] = run
         return list(by_folder.values())
 
+    def list_predictions(self) -> list[tuple[Run, str]]:
+        """The runs that `predict` asks for, with the kinds of checkpoint, each once."""
+        found: dict[tuple[Path, str], tuple[Run, str]] = {}
+
+        def record(run: Run, kind: str) -> np.ndarray:
+            found[run.folder.resolve(), kind] = run, kind
+            return np.full((1, len(run.classes)), 1 / len(run.classes))
+
+        self.predict(record)
+        return list(found.values())
+
     def predict(self, ask: Callable[[Run, str], np.ndarray], kind: str | None = None) -> np.ndarray:
         """Probabilities (clips, classes) of the clips that `ask(run, kind)` predicts with a run; NaN where no
         run has a prediction."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +13,14 @@ from earshot.core.config import PredictFlags
 from earshot.core.csv_text import to_csv
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.files import write_text
+from earshot.core.files import hash_value, write_text
 from earshot.features.reasons import format_warnings
 from earshot.prediction import new_audio, submission, submit
 from earshot.prediction.events import Event
 from earshot.prediction.members import Member
+from earshot.prediction.new_audio import ExtractedFiles
 from earshot.prediction.seen_clips import SeenClips
+from earshot.prediction.streamed_heads import HeadsThread, StreamedHeads
 from earshot.prediction.window_predictions import WindowPredictions
 from earshot.training import dataset, predict, run_cache
 from earshot.training.dataset import WindowDataset
@@ -75,6 +77,44 @@ def predict_cache(
     return True
 
 
+def group_by_features(asked: Iterable[tuple[Run, str]]) -> list[list[tuple[Run, str]]]:
+    """Runs with their kinds of checkpoint, those together that were trained on the same features."""
+    groups: dict[str, list[tuple[Run, str]]] = {}
+    for run, kind in asked:
+        groups.setdefault(hash_value(run.config["record"]["features"]), []).append((run, kind))
+    return list(groups.values())
+
+
+def predict_group(
+    asked: list[tuple[Run, str]],
+    ids: list[str],
+    files: list[Path],
+    weights: str | None,
+    device: Device,
+    listed: frozenset[Path],
+) -> tuple[ExtractedFiles, dict[tuple[Path, str], tuple[np.ndarray, np.ndarray]]]:
+    """Decode and extract new files once for runs that share their features, and predict them meanwhile.
+
+    Returns:
+        the features; by run folder and kind of checkpoint (files, classes), and for each window alone
+        (windows, classes).
+    """
+    extractor, audio = new_audio.build_extractor(asked[0][0], weights, device)
+    made = ExtractedFiles(ids, files, extractor, audio, {run.config["record"]["view"] for run, _ in asked})
+    heads = [StreamedHeads(run, kind, extractor.span, device) for run, kind in asked]
+    made.extract(16, listed, HeadsThread(heads, device))
+    found = {}
+    for one in heads:
+        view, classes = one.run.config["record"]["view"], one.run.classes
+
+        def load_rows(run: Run = one.run, view: str = view, classes: list[str] = classes) -> WindowDataset:
+            return WindowDataset(made.build_split(run), view, classes, extractor.span, device.name)
+
+        key = one.run.folder.resolve(), one.kind
+        found[key] = one.finish(np.array(ids), made.windows["clip"], load_rows)
+    return made, found
+
+
 class AudioPredictions(NamedTuple):
     """Predictions for new audio."""
 
@@ -109,18 +149,17 @@ def predict_audio(
     for line in lines:
         report(line)
 
-    windows = WindowPredictions()
+    windows, found = WindowPredictions(), {}
+    for asked in group_by_features(whole.list_predictions()):
+        made, predicted = predict_group(asked, ids, files, weights, device, listed)
+        found |= {key: (made, *both) for key, both in predicted.items()}
+        reasons.update(made.bad)
+        for note, noted_ids in made.noted.items():
+            notes[note] = list(dict.fromkeys([*notes.get(note, []), *noted_ids]))
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
-        clips = new_audio.extract_features(run, ids, files, weights, device, listed=listed)
-        reasons.update(clips.bad)
-        for note, noted_ids in clips.noted.items():
-            notes[note] = list(dict.fromkeys([*notes.get(note, []), *noted_ids]))
-        rows = WindowDataset(
-            clips.split, run.config["record"]["view"], whole.classes, clips.span, device.name
-        )
-        pooled, each = predict.predict_with_windows(run, rows, device, kind)
-        windows.add(run, kind, clips.split, each)
+        made, pooled, each = found[run.folder.resolve(), kind]
+        windows.add(run, kind, made.windows, each)
         return pooled
 
     prior = np.array(first.config["prior"])
