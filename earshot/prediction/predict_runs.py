@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +13,11 @@ from earshot.core.config import PredictFlags
 from earshot.core.csv_text import to_csv
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.files import hash_value, write_text
+from earshot.core.files import write_text
 from earshot.features.reasons import format_warnings
 from earshot.prediction import new_audio, submission, submit
 from earshot.prediction.events import Event
+from earshot.prediction.hidden_clips import HiddenClips, group_by_features
 from earshot.prediction.members import Member
 from earshot.prediction.new_audio import ExtractedFiles
 from earshot.prediction.seen_clips import SeenClips
@@ -37,12 +38,19 @@ def predict_cache(
     device: Device,
     message: str = "",
     name: str | None = None,
+    hidden: HiddenClips | None = None,
 ) -> bool:
     """The submission for the clips that the caches hold, `message` for the ledger; False where there is
-    nothing to submit. It is kept under the name of the run or blend, `name` where that is new."""
+    nothing to submit. It is kept under the name of the run or blend, `name` where that is new. `hidden` has
+    the clips of a code competition, and what was predicted while they were extracted."""
     name = name or (whole.folder.name if whole.folder else "")
     runs = whole.list_runs()
-    caches = {run.folder.resolve(): run_cache.open_run_cache(run, features) for run in runs}
+    places = hidden.folders if hidden else {}
+    caches = {
+        key: run_cache.open_run_cache(run, places.get(key, features))
+        for run in runs
+        for key in [run.folder.resolve()]
+    }
     cache = caches[runs[0].folder.resolve()]
     run_cache.check_same_clips(runs, list(caches.values()))
     for each in caches.values():
@@ -55,8 +63,16 @@ def predict_cache(
     ids = cache.split("subm")["ids"]
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
-        rows = dataset.load_rows(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
-        probabilities = predict.predict_run(run, rows, device, kind, ids)
+        own, view = caches[run.folder.resolve()], run.config["record"]["view"]
+
+        def load_rows() -> WindowDataset:
+            return dataset.load_rows(own, "subm", view, device)
+
+        early = hidden.get_prediction(run, kind, own.split("subm"), load_rows) if hidden else None
+        if early is None:
+            probabilities = predict.predict_run(run, load_rows(), device, kind, ids)
+        else:
+            probabilities = predict.reorder_clips(early, own.split("subm")["ids"], ids)
         print(f"{run.folder}: {describe_predictors(run)}, {len(ids)} clips")
         return probabilities
 
@@ -75,14 +91,6 @@ def predict_cache(
     )
     print("\n".join(lines))
     return True
-
-
-def group_by_features(asked: Iterable[tuple[Run, str]]) -> list[list[tuple[Run, str]]]:
-    """Runs with their kinds of checkpoint, those together that were trained on the same features."""
-    groups: dict[str, list[tuple[Run, str]]] = {}
-    for run, kind in asked:
-        groups.setdefault(hash_value(run.config["record"]["features"]), []).append((run, kind))
-    return list(groups.values())
 
 
 def predict_group(
@@ -149,7 +157,8 @@ def predict_audio(
     for line in lines:
         report(line)
 
-    windows, found = WindowPredictions(), {}
+    windows = WindowPredictions()
+    found: dict[tuple[Path, str], tuple[ExtractedFiles, np.ndarray, np.ndarray]] = {}
     for asked in group_by_features(whole.list_predictions()):
         made, predicted = predict_group(asked, ids, files, weights, device, listed)
         found |= {key: (made, *both) for key, both in predicted.items()}

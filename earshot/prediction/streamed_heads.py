@@ -73,7 +73,7 @@ class StreamedHeads:
             return
         view, length = np.concatenate(self._views), np.concatenate(self._lengths)
         self._views, self._lengths = [view[count:]], [length[count:]]
-        rows = self._build_rows(view[:count], length[:count])
+        rows = self.build_rows(view[:count], length[:count])
         if rows.masked and not self._masked:
             # All windows have a mask if any of them is short: those before the first short one were predicted
             # without, which `finish` repeats.
@@ -83,7 +83,8 @@ class StreamedHeads:
             logits.append(predict.compute_slot_logits(self.run, head, rows, which, self._device))
         self._predicted += count
 
-    def _build_rows(self, view: np.ndarray, length: np.ndarray) -> WindowDataset:
+    def build_rows(self, view: np.ndarray, length: np.ndarray) -> WindowDataset:
+        """Windows as the heads' input; arguments as of `add`."""
         count = len(view)
         classes, several = self.run.classes, self.run.multilabel
         split = {

@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 class Windows(Protocol):
     """Windows of clips, such as the rows of a `WindowDataset`."""
 
-    ids: np.ndarray
-    """(clips,)"""
-    clip: np.ndarray
-    """(windows,) each window's clip."""
-    multilabel: bool
+    @property
+    def ids(self) -> np.ndarray:
+        """(clips,)"""
+
+    @property
+    def clip(self) -> np.ndarray:
+        """(windows,) each window's clip."""
+
+    @property
+    def multilabel(self) -> bool:
+        """May a clip have several labels?"""
 
     def __len__(self) -> int: ...
 
