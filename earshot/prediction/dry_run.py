@@ -107,7 +107,9 @@ def write_noise(folder: Path, seconds: float, suffix: str, rate: int) -> list[Pa
         wave = 0.1 * rng.standard_normal(max(1, round(seconds * rate)), dtype=np.float32)
         wave *= 0.55 + 0.45 * np.sin(np.arange(len(wave), dtype=np.float32) * (2 * np.pi / rate))
         paths.append(folder / f"noise_{number}{suffix}")
-        soundfile.write(paths[-1], wave, rate)
+        with soundfile.SoundFile(paths[-1], "w", rate, 1) as file:
+            for first in range(0, len(wave), rate):  # libsndfile's Vorbis crashes on a minute in one piece
+                file.write(wave[first : first + rate])
     return paths
 
 

@@ -22,6 +22,7 @@ from earshot.prediction.hidden_clips import group_by_features, list_recordings
 from earshot.prediction.members import Member
 from earshot.training import predict
 
+SMALL = 0.01  # of the time: what saves less is not worth a line
 TIGHT = 0.5  # of the budget, from which on it is worth knowing what can be left out
 
 
@@ -113,27 +114,28 @@ def format_lines(estimate: Estimate, budget: float) -> list[str]:
 
 def list_savings(estimate: Estimate) -> list[str]:
     """What can be left out, and the minutes that it saves as measured: members of a blend, folds, TTA."""
-    whole, total, lines = estimate.whole, estimate.count_seconds(), []
+    whole, total = estimate.whole, estimate.count_seconds()
+    found: list[tuple[float, str]] = []
     if (fitted := whole.fitted) is not None:
         for index in np.flatnonzero(fitted.weights > 0).tolist():
             if (rest := drop_member(fitted, index)) is not None:
                 saved = total - estimate.count_seconds(replace(whole, fitted=rest))
                 lost = describe_loss(whole, [fitted, rest])
-                lines.append(f"without {whole.of[index].name}: {format_minutes(saved)} less; {lost}")
+                found.append((saved, f"without {whole.of[index].name}: %s less; {lost}"))
     for group in estimate.groups:
         for key, run in group.of.items():
             seconds = estimate.work.recordings * group.heads[key]
             models = len(predict.list_predictors(run))
             if models > 1:
-                lines.append(
-                    f"{run.folder.name} with one model in place of {models} (train.py --refit): "
-                    f"{format_minutes(seconds * (1 - 1 / models))} less"
-                )
+                text = f"{run.folder.name} with one model in place of {models} (train.py --refit): %s less"
+                found.append((seconds * (1 - 1 / models), text))
             if run.shifts > 1:
-                lines.append(
-                    f"{run.folder.name} without its {run.shifts} shifts (train.py --tta 1): "
-                    f"{format_minutes(seconds * (1 - 1 / run.shifts))} less"
-                )
+                text = f"{run.folder.name} without its {run.shifts} shifts (train.py --tta 1): %s less"
+                found.append((seconds * (1 - 1 / run.shifts), text))
+    found = [(saved, text) for saved, text in found if saved > SMALL * total]
+    lines = [
+        text.replace("%s", format_minutes(saved)) for saved, text in sorted(found, key=lambda one: -one[0])
+    ]
     if importlib.util.find_spec("earshot.export") is not None:
         lines.append("an export of a run (python -m earshot.export) computes the same in less time")
     return [f"to save time: {line}" for line in lines]
