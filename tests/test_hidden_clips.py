@@ -156,14 +156,21 @@ def test_a_dry_run_of_a_blend(
     assert not list(session.glob("*.csv")) and not Path("submissions").exists()
 
 
+@pytest.mark.parametrize("known, kind", [(True, "wav at 16000 Hz"), (False, "wav at 44100 Hz")])
 def test_a_dry_run_on_noise(
-    session: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    made: Path,
+    session: Path,
+    known: bool,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    """Of the format of the training files; more recordings take longer in proportion."""
+    """Of the format of the training files, as far as it is known here."""
     monkeypatch.setattr(dry_run, "MEASURED", 0.1)
+    monkeypatch.chdir(made if known else session)
     predict.main(["--runs", "a", "--dry-run", "--files", "600000", "--seconds", "3", *CPU])
     text = capsys.readouterr().out
-    assert "dry run: 600000 recordings of 3 s, measured with " in text and "noise, wav at 16000 Hz" in text
+    assert "dry run: 600000 recordings of 3 s, measured with " in text and f"noise, {kind}" in text
     assert "budget 90.0 min: " in text
 
 
