@@ -40,6 +40,13 @@ def list_groups() -> dict[str, Any]:
 
 def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:
     """Blend the members as the flags say; print a fitted blend, and save it where it has a name."""
+    if flags.blend == "rank":
+        from earshot.prediction import rank_blend
+
+        whole = rank_blend.build(inside)
+        if len(inside) > 1:
+            print(rank_blend.describe_gain(inside))
+        return whole
     if flags.blend == "mean" and flags.name is None:
         return members.mean_blend(inside)
     whole, found, oof, lines = members.fit_members(inside, flags.blend)
@@ -69,6 +76,11 @@ def check_flags(flags: config.PredictFlags, dry: config.DryRunFlags, files: list
         raise UserError("--max-hours limits the features of --hidden: add --hidden, or leave it out")
     if not dry.dry_run and any(value is not None for value in (dry.files, dry.seconds, dry.cores)):
         raise UserError("--files, --seconds and --cores are for --dry-run: add --dry-run, or leave them out")
+    if flags.blend == "rank" and (flags.name is not None or (files or flags.audio) and not dry.dry_run):
+        raise UserError(
+            "--blend rank compares the clips of a submission, and predicts nothing else: leave out --name, "
+            "--audio and files, or use --blend mean or auto"
+        )
     if dry.dry_run and flags.name is not None:
         raise UserError("--dry-run keeps nothing: leave out --name")
 
@@ -100,14 +112,15 @@ def main(argv: list[str]) -> None:
     began = time.perf_counter()
     filled, _ = cli.parse(list_groups(), argv, ABOUT, positional="files")
     flags, dry, sending = filled["predict"], filled["dry_run"], filled["submit"]
-    check_flags(flags, dry, filled["files"])
-    if submit.submit_notebook(sending):  # of a notebook's version: nothing is predicted here
-        return
     # In `--runs A FILE ...` the files are parsed as runs. A run is a folder, so they can be told apart.
     names = [*flags.runs, *filled["files"]] if dry.dry_run else list(flags.runs)
     files = [name for name in names if Path(name).is_file()]
-    inside = members.open_members(tuple(name for name in names if name not in files), flags.runs_folder)
+    names = [name for name in names if name not in files]
     files += [] if dry.dry_run else filled["files"]
+    check_flags(flags, dry, files)
+    if submit.submit_notebook(sending):  # of a notebook's version: nothing is predicted here
+        return
+    inside = members.open_members(tuple(names), flags.runs_folder)
     if flags.name is not None:
         saved_blend.check_name(
             flags.name, Path(flags.runs_folder) / flags.name, [member.folder for member in inside]

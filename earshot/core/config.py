@@ -310,11 +310,12 @@ class PredictFlags:
     runs: tuple[str, ...] = ()
     """runs and kept blends (folders, or names in runs/) to predict with; several are blended (default: the
     one finished last)"""
-    blend: Literal["mean", "auto", "pool", "simplex", "greedy"] = "mean"
-    """mean: of the runs' best checkpoints, nothing fitted; pool: weights of lowest log loss for the geometric
-    mean, shrunk towards equal ones, and class factors or thresholds, fitted to the out-of-fold predictions of
-    the last epochs, which then predict; auto: this pool, or the best run alone where the pool is worse by
-    more than a standard error; simplex, greedy: old names of pool"""
+    blend: Literal["mean", "rank", "auto", "pool", "simplex", "greedy"] = "mean"
+    """mean: of the runs' best checkpoints, nothing fitted; rank: the mean of the clips' ranks within each
+    class, for metrics such as ROC AUC; pool: weights of lowest log loss for the geometric mean, shrunk
+    towards equal ones, and class factors or thresholds, fitted to the out-of-fold predictions of the last
+    epochs, which then predict; auto: this pool, or the best run alone where the pool is worse by more
+    than a standard error; simplex, greedy: old names of pool"""
     name: str | None = None
     """keep the blend as runs/NAME for --runs (a mean then also uses the last epochs)"""
     report: bool = True

@@ -193,13 +193,13 @@ def check_same_classes(members: list[Member]) -> list[str]:
     return run_cache.check_same_classes([run for member in members for run in member.list_runs()])
 
 
-def mean_blend(members: list[Member]) -> Member:
-    """The mean of members, each by its best checkpoints: no weights are fitted, so no out-of-fold predictions
-    are needed. UserError: they have other classes or another task."""
+def mean_blend(members: list[Member], method: str = "mean") -> Member:
+    """The mean of members, or of their ranks, each by its best checkpoints: no weights are fitted, so no
+    out-of-fold predictions are needed. UserError: they have other classes or another task."""
     if len(members) == 1:
         return members[0]
     check_same_classes(members)
-    fitted = FittedBlend("mean", np.full(len(members), 1 / len(members)))
+    fitted = FittedBlend(method, np.full(len(members), 1 / len(members)))
     return Member(None, None, tuple(members), fitted, "best", members[0].metric)
 
 

@@ -15,7 +15,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.features.reasons import format_warnings
-from earshot.prediction import new_audio, submission, submit
+from earshot.prediction import new_audio, rank_blend, submission, submit
 from earshot.prediction.events import Event
 from earshot.prediction.hidden_clips import HiddenClips, group_by_features
 from earshot.prediction.members import Member
@@ -60,7 +60,11 @@ def predict_cache(
                 "FOLDER)"
             )
             return False
-    ids = cache.split("subm")["ids"]
+    ids, prior = cache.split("subm")["ids"], np.array(runs[0].config["prior"])
+    ranked = rank_blend.is_rank(whole.fitted)
+    if ranked:
+        rank_blend.check_submission(cache)
+        prior = np.full_like(prior, rank_blend.MIDDLE)
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
         own, view = caches[run.folder.resolve()], run.config["record"]["view"]
@@ -80,7 +84,7 @@ def predict_cache(
         cache,
         ids,
         whole.predict(predict_clips),
-        np.array(runs[0].config["prior"]),
+        prior,
         whole.classes,
         out,
         name,
@@ -89,6 +93,8 @@ def predict_cache(
         oof=None if whole.score is None else (whole.metric, whole.score),
         message=message,
     )
+    if ranked:
+        lines.append("the columns are mean ranks from 0 to 1, not probabilities: for ROC AUC and the like")
     print("\n".join(lines))
     return True
 
