@@ -47,7 +47,7 @@ def test_forty_recordings_that_the_sample_does_not_name(tmp_path: Path) -> None:
     kaggle.attach_output()
     printed = text(kaggle.execute(ROOT / "notebooks" / "inference.ipynb"))
     assert "dry run: 600 recordings of 60 s" in printed and "noise, wav at 16000 Hz" in printed
-    assert re.search(r"^total: [\d.]+ min, budget 480.0 min: fits$", printed, re.M)
+    assert re.search(r"^total: [\d.]+ min \([\d.]+ s\), budget 480.0 min: fits$", printed, re.M)
     public = read_csv(kaggle.working / "submission.csv")
     assert [row["row_id"] for row in public] == ["soundscape_1_5", "soundscape_1_10"]
 

@@ -98,15 +98,15 @@ def find_file_kind(run: Run) -> tuple[str, int]:
     return suffix, int(rates.most_common(1)[0][0]) if rates else RATE
 
 
-def write_noise(folder: Path, seconds: float, suffix: str, rate: int) -> list[Path]:
+def write_noise(folder: Path, seconds: float, suffix: str, rate: int, count: int = NOISES) -> list[Path]:
     """A few recordings of noise, loud and quiet by turns."""
     import soundfile
 
     paths, rng = [], np.random.default_rng(0)
-    for number in range(NOISES):
+    for number in range(count):
         wave = 0.1 * rng.standard_normal(max(1, round(seconds * rate)), dtype=np.float32)
         wave *= 0.55 + 0.45 * np.sin(np.arange(len(wave), dtype=np.float32) * (2 * np.pi / rate))
-        paths.append(folder / f"noise_{number}{suffix}")
+        paths.append(folder / f"noise_{number:03d}{suffix}")
         with soundfile.SoundFile(paths[-1], "w", rate, 1) as file:
             for first in range(0, len(wave), rate):  # libsndfile's Vorbis crashes on a minute in one piece
                 file.write(wave[first : first + rate])

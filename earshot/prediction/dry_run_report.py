@@ -105,7 +105,9 @@ def format_lines(estimate: Estimate, budget: float) -> list[str]:
         verdict = f"fits only if it scales from {here} to {cores} cores"
     else:
         verdict = "does not fit"
-    shown = format_minutes(total) if cores <= here else f"{format_minutes(best)} to {format_minutes(total)}"
+    shown = f"{format_minutes(total)} ({total:.1f} s)"
+    if cores > here:
+        shown = f"{format_minutes(best)} to {format_minutes(total)}"
     lines.append(f"total: {shown}, budget {format_minutes(budget)}: {verdict}")
     if total > TIGHT * budget:
         lines += list_savings(estimate)
