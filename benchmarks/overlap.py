@@ -4,8 +4,8 @@
 
 Each run, and their mean where there are several, predicts the same recordings in turn, by both ways in new
 processes: as `predict.py --audio` does, and as it did before (a file is decoded when the extractor wants
-it, heads run when all features are made, and each run of a blend extracts for itself). Recordings are noise in
-the format of the run's training files. Predictions have to be the same, bit for bit.
+it, heads run when all features are made, and each run of a blend extracts for itself). Recordings are
+noise in the format of the run's training files. Predictions have to be the same, bit for bit.
 """
 
 from __future__ import annotations

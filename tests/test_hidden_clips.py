@@ -143,7 +143,7 @@ def test_a_dry_run_of_a_blend(
     monkeypatch.setattr(dry_run, "MEASURED", 0.1)
     predict.main(["kept", "--dry-run", *HIDDEN, "--files", "100000", "--budget", "0.01s", "--cores", "4096"])
     text = capsys.readouterr().out
-    assert "100000 recordings of 4.875 s" in text and "recordings that are here" in text
+    assert "100000 recordings of 4.88 s" in text and "recordings that are here" in text
     assert re.search(r"^logmel for a, b: decode \d.*, features \d.*, heads \d.*; side by side \d", text, re.M)
     assert "logmel for c: decode " in text and "4096 cores are an extrapolation" in text
     assert "does not fit" in text

@@ -87,7 +87,7 @@ def format_lines(estimate: Estimate, budget: float) -> list[str]:
     """What a dry run prints, in minutes."""
     work, here, cores = estimate.work, estimate.here, estimate.cores
     lines = [
-        f"dry run: {work.recordings} recordings of {work.seconds:g} s, measured with "
+        f"dry run: {work.recordings} recordings of {work.seconds:.3g} s, measured with "
         f"{here} core{'s' if here > 1 else ''} here on {work.about}",
         *(_format_stages(group, estimate) for group in estimate.groups),
         f"start-up: {format_minutes(estimate.count_start())}",
