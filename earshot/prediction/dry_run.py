@@ -41,6 +41,9 @@ class Workload(NamedTuple):
 
     recordings: int
     seconds: float
+    """Of each hidden one."""
+    measured: float
+    """Seconds of each that is measured, on average."""
     paths: list[Path]
     """To measure on, one after the other, again from the first where there are too few."""
     stretch: float | None
@@ -119,7 +122,7 @@ def make_noise_workload(
     """Recordings of noise, written into a folder in the format of a run's training files."""
     suffix, rate = find_file_kind(run)
     paths = write_noise(folder, seconds, suffix, rate)
-    return Workload(count, seconds, paths, stretch, f"noise, {suffix[1:]} at {rate} Hz")
+    return Workload(count, seconds, seconds, paths, stretch, f"noise, {suffix[1:]} at {rate} Hz")
 
 
 def describe_recordings(
@@ -132,10 +135,8 @@ def describe_recordings(
         raise UserError(
             f"--dry-run: none of the {len(paths)} recordings can be opened: {paths[0]} is the first"
         )
-    spread = paths[:: max(1, len(paths) // MOST)]
-    return Workload(
-        count or len(paths), seconds or float(np.mean(lengths)), spread, stretch, "recordings that are here"
-    )
+    spread, mean = paths[:: max(1, len(paths) // MOST)], float(np.mean(lengths))
+    return Workload(count or len(paths), seconds or mean, mean, spread, stretch, "recordings that are here")
 
 
 def cut_recordings(decoded: Iterable[Decoded | str], rate: int, stretch: float | None) -> Iterator[Decoded]:
@@ -169,9 +170,9 @@ class _Stages:
         return cut_recordings(decoded, self.extractor.rate, self.work.stretch)
 
     def extract(self, clips: list[Decoded]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        return new_audio.join_views(
-            self.extractor.extract([clip.wave for clip in clips], [clip.offset for clip in clips], 16)
-        )
+        waves, offsets = [clip.wave for clip in clips], [clip.offset for clip in clips]
+        views, length = new_audio.join_views(self.extractor.extract(waves, offsets, 16))
+        return {name: views[name] for name in {run.config["record"]["view"] for run, _ in self.asked}}, length
 
     def finish(self, one: StreamedHeads, made: list[tuple[dict[str, np.ndarray], np.ndarray]]) -> None:
         """End a prediction; `made` is all that the heads were given."""
@@ -243,20 +244,20 @@ def measure(asked: list[tuple[Run, str]], work: Workload, weights: str | None, d
         once = (time.perf_counter() - at) / 2
         count = int(np.clip(MEASURED / 2 / once, FEWEST, MOST))
         decode, features, heads = stages.run_alone(count, pool)
-        rows = max(1, round(work.seconds / work.stretch)) if work.stretch else 1
+        rows = max(1, round(work.measured / work.stretch)) if work.stretch else 1
         few = max(1, count // PARTS)
         beside = stages.run_beside(count, few * rows, pool)
     alone = decode + features + sum(heads)
-    samples = work.seconds * stages.extractor.rate
-    piece = max(1, min(SHARD // rows, int(HELD // samples)))
+    piece = max(1, min(SHARD // rows, int(HELD // (work.seconds * stages.extractor.rate))))
+    one, each = work.seconds / work.measured, work.seconds / work.measured / count
     keys = [(run.folder.resolve(), kind) for run, kind in asked]
     return GroupTimes(
         asked[0][0].config["record"]["features"]["extractor"],
         load,
-        decode / count,
-        features / count,
-        max(0.0, (alone - beside) / (count - few)),
+        decode * each,
+        features * each,
+        (alone - beside) / (count - few) * one,  # below 0 where the stages hinder each other
         piece,
-        {key: value / count for key, value in zip(keys, heads, strict=True)},
+        {key: value * each for key, value in zip(keys, heads, strict=True)},
         {key: run for key, (run, _) in zip(keys, asked, strict=True)},
     )
