@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 from earshot.core import cli, config
+from earshot.core.deadline import parse_duration
 from earshot.core.errors import UserError
 from earshot.core.shell import join_command
 from earshot.prediction import members, saved_blend
@@ -19,7 +22,8 @@ ABOUT = (
     "blend as runs/C\n"
     '  python predict.py --submit -m "message"      the same, sent to Kaggle and scored\n'
     "  python predict.py --runs A --audio FOLDER    a folder of new audio -> submissions/predictions.csv\n"
-    "  python predict.py --runs A FILE ...          the most likely classes of files, on the terminal"
+    "  python predict.py --runs A FILE ...          the most likely classes of files, on the terminal\n"
+    "  python predict.py A --dry-run --budget 90m   how long a code competition's hidden clips will take"
 )
 
 
@@ -27,11 +31,22 @@ def list_groups() -> dict[str, Any]:
     """Title -> defaults of the flags."""
     from earshot.kaggle import submit
 
-    return {"predict": config.PredictFlags(), "submit": submit.SubmitFlags()}
+    return {
+        "predict": config.PredictFlags(),
+        "dry_run": config.DryRunFlags(),
+        "submit": submit.SubmitFlags(),
+    }
 
 
 def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:
     """Blend the members as the flags say; print a fitted blend, and save it where it has a name."""
+    if flags.blend == "rank":
+        from earshot.prediction import rank_blend
+
+        whole = rank_blend.build(inside)
+        if len(inside) > 1:
+            print(rank_blend.describe_gain(inside))
+        return whole
     if flags.blend == "mean" and flags.name is None:
         return members.mean_blend(inside)
     whole, found, oof, lines = members.fit_members(inside, flags.blend)
@@ -50,31 +65,80 @@ def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:
     return whole
 
 
+def check_flags(flags: config.PredictFlags, dry: config.DryRunFlags, files: list[str]) -> None:
+    """UserError for flags that do not go together, before anything is opened."""
+    parse_duration("--budget", dry.budget)
+    if flags.hidden and (flags.audio or files and not dry.dry_run or flags.features):
+        raise UserError(
+            "--hidden predicts a competition's clips to submit: leave out --audio, --features and files"
+        )
+    if flags.max_hours is not None and not flags.hidden:
+        raise UserError("--max-hours limits the features of --hidden: add --hidden, or leave it out")
+    if not dry.dry_run and any(value is not None for value in (dry.files, dry.seconds, dry.cores)):
+        raise UserError("--files, --seconds and --cores are for --dry-run: add --dry-run, or leave them out")
+    if flags.blend == "rank" and (flags.name is not None or (files or flags.audio) and not dry.dry_run):
+        raise UserError(
+            "--blend rank compares the clips of a submission, and predicts nothing else: leave out --name, "
+            "--audio and files, or use --blend mean or auto"
+        )
+    if dry.dry_run and flags.name is not None:
+        raise UserError("--dry-run keeps nothing: leave out --name")
+
+
+def find_competition(named: str | None) -> str:
+    """The folder or zip of a competition, by its name or path, or the only one that is here or attached."""
+    from earshot.core import kaggle_paths
+    from earshot.features import defaults
+    from earshot.kaggle import download
+
+    place = kaggle_paths.resolve_slug(named) if named else defaults.choose_competition("data")
+    return download.find_or_download(place, "data") or place
+
+
+def use_cores(count: int | None) -> None:
+    """Leave this process so many of its cores, if it has more. Before torch is imported: it counts
+    them."""
+    here = sorted(os.sched_getaffinity(0))
+    if count is not None and count < len(here):
+        os.sched_setaffinity(0, here[:count])
+
+
 def main(argv: list[str]) -> None:
     """Parse, open the runs, predict."""
     from earshot.kaggle import submit
 
     if "--microphone" in argv:
         raise UserError("--microphone was removed: python app.py opens a page with a microphone")
-    filled, _ = cli.parse(
-        {"predict": config.PredictFlags(), "submit": submit.SubmitFlags()}, argv, ABOUT, positional="files"
-    )
-    flags, sending = filled["predict"], filled["submit"]
+    began = time.perf_counter()
+    filled, _ = cli.parse(list_groups(), argv, ABOUT, positional="files")
+    flags, dry, sending = filled["predict"], filled["dry_run"], filled["submit"]
+    # In `--runs A FILE ...` the files are parsed as runs. A run is a folder, so they can be told apart.
+    names = [*flags.runs, *filled["files"]] if dry.dry_run else list(flags.runs)
+    files = [name for name in names if Path(name).is_file()]
+    names = [name for name in names if name not in files]
+    files += [] if dry.dry_run else filled["files"]
+    check_flags(flags, dry, files)
     if submit.submit_notebook(sending):  # of a notebook's version: nothing is predicted here
         return
-    # In `--runs A FILE ...` the files are parsed as runs. A run is a folder, so they can be told apart.
-    files = [name for name in flags.runs if Path(name).is_file()]
-    inside = members.open_members(tuple(name for name in flags.runs if name not in files), flags.runs_folder)
-    files += filled["files"]
+    inside = members.open_members(tuple(names), flags.runs_folder)
     if flags.name is not None:
         saved_blend.check_name(
             flags.name, Path(flags.runs_folder) / flags.name, [member.folder for member in inside]
         )
     if not files:  # else scripts read a line per file
         print(f"runs: {', '.join(map(str, inside))}")  # before torch is imported, which takes seconds
+    place = find_competition(sending.competition) if flags.hidden else None
+    if dry.dry_run:
+        use_cores(dry.cores)
     from earshot.core import device
     from earshot.core.files import check_output
 
+    if dry.dry_run:
+        from earshot.prediction.dry_run_report import print_dry_run
+
+        whole, audio = blend_members(inside, flags), files or [name for name in [flags.audio] if name]
+        print_dry_run(whole, flags, dry, audio, place, device.choose(flags.device), began)
+        return
     out = flags.out or ("submissions/predictions.csv" if flags.audio else "submissions/submission.csv")
     check_output(out)
     send = submit.prepare_submission(
@@ -89,10 +153,19 @@ def main(argv: list[str]) -> None:
         predict_runs.predict_files(
             blend_members(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at
         )
-    elif predict_runs.predict_cache(
-        blend_members(inside, flags), flags.features, Path(out), at, sending.message, flags.name
-    ):
-        send(Path(out))
+    else:
+        whole, hidden = blend_members(inside, flags), None
+        if place is not None:
+            from earshot.prediction.hidden_clips import HiddenClips
+
+            hidden = HiddenClips(whole, place, flags.device)
+            if not hidden.extract(at, flags.max_hours, flags.weights):
+                print("nothing to submit: the competition has no clips without labels yet")
+                return
+        if predict_runs.predict_cache(
+            whole, flags.features, Path(out), at, sending.message, flags.name, hidden
+        ):
+            send(Path(out))
     if flags.name is not None and flags.report and not files:
         from earshot.report.make import report_on
 

@@ -306,15 +306,16 @@ class TrainMachineFlags:
 class PredictFlags:
     """which runs predict which clips"""
 
-    COMMON: ClassVar = ("runs", "blend", "name", "features", "audio", "out", "top", "device")
+    COMMON: ClassVar = ("runs", "blend", "name", "features", "audio", "hidden", "out", "top", "device")
     runs: tuple[str, ...] = ()
     """runs and kept blends (folders, or names in runs/) to predict with; several are blended (default: the
     one finished last)"""
-    blend: Literal["mean", "auto", "pool", "simplex", "greedy"] = "mean"
-    """mean: of the runs' best checkpoints, nothing fitted; pool: weights of lowest log loss for the geometric
-    mean, shrunk towards equal ones, and class factors or thresholds, fitted to the out-of-fold predictions of
-    the last epochs, which then predict; auto: this pool, or the best run alone where the pool is worse by
-    more than a standard error; simplex, greedy: old names of pool"""
+    blend: Literal["mean", "rank", "auto", "pool", "simplex", "greedy"] = "mean"
+    """mean: of the runs' best checkpoints, nothing fitted; rank: the mean of the clips' ranks within each
+    class, for metrics such as ROC AUC; pool: weights of lowest log loss for the geometric mean, shrunk
+    towards equal ones, and class factors or thresholds, fitted to the out-of-fold predictions of the last
+    epochs, which then predict; auto: this pool, or the best run alone where the pool is worse by more
+    than a standard error; simplex, greedy: old names of pool"""
     name: str | None = None
     """keep the blend as runs/NAME for --runs (a mean then also uses the last epochs)"""
     report: bool = True
@@ -323,8 +324,13 @@ class PredictFlags:
     """cache with the clips to submit (default: the one that each run was trained on)"""
     audio: str | None = None
     """a file or folder of new audio to predict instead of the competition's clips"""
+    hidden: bool = False
+    """a code competition's clips to submit (of the attached competition, or of --competition): extract them
+    as each run needs them, and predict them meanwhile"""
+    max_hours: Annotated[float | None, Bounds(0)] = None
+    """time for --hidden's features; clips that it leaves no time for are filled with class priors"""
     weights: str | None = None
-    """the extractor's weights for --audio, if they have moved"""
+    """the extractor's weights for --audio and --hidden, if they have moved"""
     runs_folder: str = "runs"
     """folder of the runs"""
     out: str | None = None
@@ -334,6 +340,23 @@ class PredictFlags:
     """classes shown per file"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
+
+
+@dataclass(frozen=True)
+class DryRunFlags:
+    """how long a code competition's hidden clips will take"""
+
+    COMMON: ClassVar = ("dry_run", "files", "seconds", "cores", "budget")
+    dry_run: bool = False
+    """measure on this machine, predict nothing: the minutes by stage, do they fit, and what to leave out"""
+    files: Annotated[int | None, Bounds(1)] = None
+    """number of hidden recordings (default: those of --audio or --hidden, else 600)"""
+    seconds: Annotated[float | None, Bounds(0.1, 43200)] = None
+    """length of each (default: that of --audio's or --hidden's, else 60)"""
+    cores: Annotated[int | None, Bounds(1)] = None
+    """cores of the machine that will predict (default: as many as here)"""
+    budget: str = "90m"
+    """the time that is allowed: 90m, 1.5h, 5400s"""
 
 
 def check(settings: Any) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from earshot.core import shell
+from earshot.core.errors import UserError
 
 LONG = 60.0  # seconds: shorter work needs no estimate
 
@@ -72,6 +74,15 @@ class Deadline:
             flush=True,
         )
         sys.exit(0)
+
+
+def parse_duration(flag: str, text: str) -> float:
+    """The seconds of a time such as 90m, 1.5h or 5400s, above 0; UserError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip().lower())
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if not seconds:
+        raise UserError(f"{flag} {text}: has to be a time such as 90m, 1.5h or 5400s")
+    return seconds
 
 
 def format_clock(seconds: float) -> str:

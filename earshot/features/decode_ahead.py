@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from earshot.audio.load import BadAudio, cut_segment, read
+from earshot.audio.load import AudioSettings, BadAudio, cut_segment, read
 from earshot.audio.source import Unreadable
 from earshot.core.errors import TemporaryError
 from earshot.features import augmented_copies
@@ -36,7 +37,8 @@ class Decoded(NamedTuple):
     """Something of its file could not be decoded."""
 
 
-Job = tuple[Shard, list[Future]]
+Job = tuple[Any, list[Future]]
+"""What the results are of, such as their shard, and the results to come."""
 
 
 def start_jobs(
@@ -77,7 +79,20 @@ def start_jobs(
             yield shard, copies.submit(first, last, pool, decode_clip, rate)
 
 
-def decode_in_order(started: Iterator[Job]) -> Iterator[tuple[Shard, list]]:
+def decode_files(
+    files: Iterable[Path], rate: int, audio: AudioSettings, listed: Container[Path], pool: ThreadPoolExecutor
+) -> Iterator[Decoded | str]:
+    """Loose files, decoded ahead, in order; the reason as text where that fails.
+
+    Args:
+        listed: the files that existed at the start, see `decode`.
+    """
+    started = ((None, [pool.submit(decode, str(path), rate, audio, path in listed)]) for path in files)
+    for _, results in decode_in_order(started):
+        yield from results
+
+
+def decode_in_order(started: Iterator[Job]) -> Iterator[tuple[Any, list]]:
     """The results of each job, in order, while the next ones are decoded: as many as a shard has, fewer if
     clips are long.
 
@@ -107,12 +122,12 @@ def count_samples(item: Any) -> int:
     return 0 if isinstance(item, str) else (item.wave if item.wave.base is None else item.wave.base).size
 
 
-def split_bites(prepared: Iterable[Any]) -> Iterator[list[Any]]:
-    """The items in lists of at most a shard's clips; shorter ones where clips are long."""
+def split_bites(prepared: Iterable[Any], most: int = SHARD) -> Iterator[list[Any]]:
+    """The items in lists of at most so many; shorter ones where clips are long."""
     bite: list[Any] = []
     for item in prepared:
         bite.append(item)
-        if len(bite) == SHARD or sum(map(count_samples, bite)) > HELD:
+        if len(bite) == most or sum(map(count_samples, bite)) > HELD:
             yield bite
             bite = []
     if bite:

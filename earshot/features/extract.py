@@ -28,6 +28,7 @@ from earshot.features.shards import Form, Shard, concatenate, list_shards
 
 LINE_SECONDS = 20.0  # between two progress lines where there is no terminal
 NOBODY = np.zeros(0, np.int32)
+Watch = Callable[[Shard, dict[str, np.ndarray], float], None]  # a finished shard, its arrays, the span
 
 
 def build_extractor(plan: Plan, device: Device) -> Any:
@@ -54,6 +55,7 @@ class Worker:
         empty_views = {view: self.extractor.make_empty(view) for view in self.extractor.shapes}
         self.about = Form.from_views(empty_views, self.extractor.span)
         self.pool = ThreadPoolExecutor(workers)
+        self.watch: Watch | None = None
 
     def __call__(self, task: Task, report: Callable[[tuple[int, float, int]], None], deadline: Any) -> bool:
         """Make shards; False if the time ran out before the last.
@@ -70,6 +72,8 @@ class Worker:
             clips = itertools.chain.from_iterable(items for _, items in results)
             arrays = self.extract(shard, clips)
             shard.write(self.plan.fingerprint, self.extractor.span, self.precision, arrays)
+            if self.watch:
+                self.watch(shard, arrays, self.extractor.span)
             now = time.perf_counter()
             report((shard.clips, now - began, shard.path.stat().st_size))
             began = now
@@ -137,6 +141,7 @@ def run(
     deadline: Deadline,
     fresh: bool = False,
     finish: bool = False,
+    watch: Watch | None = None,
 ) -> None:
     """Extract the missing shards and join all of them; an unfinished cache is continued.
 
@@ -145,6 +150,7 @@ def run(
         workers: decoding threads, of all devices together.
         fresh: delete the content of the folder, once the extractor has accepted the settings.
         finish: at the time limit, finish the cache: the clips left count as unreadable.
+        watch: called with each shard that is made, where this process makes them, on a CPU.
 
     Raises:
         UserError: not one training clip is usable.
@@ -159,7 +165,7 @@ def run(
     with contextlib.ExitStack() as stack:
         # Before anything is written: settings that the extractor refuses must not take the cache's name.
         if todo:
-            form, work = _start_workers(stack, devices, arguments)
+            form, work = _start_workers(stack, devices, arguments, watch)
         if fresh:
             empty_folder(plan.folder, first=cache.MANIFEST)  # after a kill the rest belongs to no cache
         clear_temporary(plan.folder)
@@ -202,7 +208,7 @@ def run(
 
 
 def _start_workers(
-    stack: contextlib.ExitStack, devices: list[Device], arguments: tuple
+    stack: contextlib.ExitStack, devices: list[Device], arguments: tuple, watch: Watch | None
 ) -> tuple[Form, Callable]:
     """The form of the shards to make, and a function that runs a task on each worker."""
     if len(devices) > 1:
@@ -211,6 +217,7 @@ def _start_workers(
         team = stack.enter_context(worker_pool.WorkerPool(devices, Worker, arguments, folder))
         return team.wait_until_ready()[0], team.run
     worker = stack.enter_context(contextlib.closing(Worker(devices[0], *arguments)))
+    worker.watch = watch if devices[0].name == "cpu" else None
     return worker.about, lambda tasks, report, deadline: worker(tasks[0], report, deadline)
 
 

@@ -21,6 +21,7 @@ from earshot.features.reasons import NOTES, format_warning
 if TYPE_CHECKING:
     from earshot.core.config import CompetitionFlags, ExtractionFlags
     from earshot.core.deadline import Deadline
+    from earshot.features.extract import Watch
     from earshot.features.for_run import SavedRun
 
 
@@ -32,6 +33,7 @@ def make_cache(
     flags: Mapping[str, Any],
     deadline: Deadline,
     show_next: bool = True,
+    watch: Watch | None = None,
 ) -> Path | None:
     """Extract what is missing of a cache and print its summary.
 
@@ -41,6 +43,7 @@ def make_cache(
         run: a saved run whose clips to submit are wanted, and nothing else.
         flags: the groups of settings by title: competition, windows, audio, the extractor's, copies, machine.
         show_next: print the command of the next stage.
+        watch: see `extract.run`.
     Returns:
         the cache's folder; None where a run's clips to submit are wanted and there are none.
     Raises:
@@ -87,7 +90,8 @@ def make_cache(
                 made, worker_pool.choose(machine.device, machine.precision), machine.precision
             )
             print(f"device: {worker_pool.describe_devices(at)}", flush=True)
-            extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, finish=bool(run))
+            batch, fresh = machine.batch_size, machine.fresh
+            extract.run(made, at, batch, workers, deadline, fresh, finish=bool(run), watch=watch)
             source_files.forget(made.folder.parent, clips.clips.path)
     latest.finish(Path(what.out), f"{clips.name}/{made.folder.name}")
     print_summary(made.folder, show_next)

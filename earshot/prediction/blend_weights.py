@@ -21,6 +21,7 @@ from earshot.training.metrics import compute_losses, get_likelihood
 from earshot.training.oof import Oof
 
 METHODS = ("pool", "mean")
+RANK = "rank"  # the mean of ranks: never fitted, never kept
 ALONE = "best run"  # one member
 AUTO = (ALONE, "pool")
 SHRINKAGE = 1.0  # see `fit_pool`
@@ -34,7 +35,7 @@ class FittedBlend:
     """A blend as it is applied to new clips.
 
     Args:
-        method: one of METHODS or ALONE; of a blend that an earlier release saved, maybe another.
+        method: one of METHODS, ALONE or RANK; of a blend that an earlier release saved, maybe another.
         weights: (members,) >= 0, their sum is 1.
         power: of the logarithmic pool, see `pool_members`; None: the weighted mean.
         scale: (classes,) single label: the prediction is argmax(p * scale); None: argmax(p).
@@ -56,8 +57,11 @@ class FittedBlend:
         Args:
             members: (members, clips, classes); NaN where a member has no prediction for a clip.
         Returns:
-            (clips, classes) by the members that have a prediction; NaN where none has.
+            (clips, classes) by the members that have a prediction; NaN where none has. Of RANK, mean ranks in
+            0 ... 1, which are no probabilities.
         """
+        if self.method == RANK:
+            return average_members(np.stack([rank_clips(member) for member in members]), self.weights)
         found = (
             average_members(members, self.weights)
             if self.power is None
@@ -109,6 +113,17 @@ def average_members(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
     total = np.einsum("mn,mnc->nc", share, np.where(known[:, :, None], chosen, 0))
     with np.errstate(invalid="ignore"):
         return total / share.sum(0)[:, None]  # 0 / 0 where no member has a prediction
+
+
+def rank_clips(probabilities: np.ndarray) -> np.ndarray:
+    """(clips, classes) the rank of each clip within its class, in 0 ... 1: (position - 0.5) / clips, the mean
+    of equal ones; NaN as in `probabilities`."""
+    from scipy.stats import rankdata
+
+    known = np.isfinite(probabilities).all(1)
+    found = np.full(probabilities.shape, np.nan)
+    found[known] = (rankdata(probabilities[known], axis=0) - 0.5) / max(1, int(known.sum()))
+    return found
 
 
 def pool_members(members: np.ndarray, weights: np.ndarray, power: float, multilabel: bool) -> np.ndarray:

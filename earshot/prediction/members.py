@@ -65,6 +65,17 @@ class Member:
                     by_folder[run.folder.resolve()] = run
         return list(by_folder.values())
 
+    def list_predictions(self) -> list[tuple[Run, str]]:
+        """The runs that `predict` asks for, with the kinds of checkpoint, each once."""
+        found: dict[tuple[Path, str], tuple[Run, str]] = {}
+
+        def record(run: Run, kind: str) -> np.ndarray:
+            found[run.folder.resolve(), kind] = run, kind
+            return np.full((1, len(run.classes)), 1 / len(run.classes))
+
+        self.predict(record)
+        return list(found.values())
+
     def predict(self, ask: Callable[[Run, str], np.ndarray], kind: str | None = None) -> np.ndarray:
         """Probabilities (clips, classes) of the clips that `ask(run, kind)` predicts with a run; NaN where no
         run has a prediction."""
@@ -182,13 +193,13 @@ def check_same_classes(members: list[Member]) -> list[str]:
     return run_cache.check_same_classes([run for member in members for run in member.list_runs()])
 
 
-def mean_blend(members: list[Member]) -> Member:
-    """The mean of members, each by its best checkpoints: no weights are fitted, so no out-of-fold predictions
-    are needed. UserError: they have other classes or another task."""
+def mean_blend(members: list[Member], method: str = "mean") -> Member:
+    """The mean of members, or of their ranks, each by its best checkpoints: no weights are fitted, so no
+    out-of-fold predictions are needed. UserError: they have other classes or another task."""
     if len(members) == 1:
         return members[0]
     check_same_classes(members)
-    fitted = FittedBlend("mean", np.full(len(members), 1 / len(members)))
+    fitted = FittedBlend(method, np.full(len(members), 1 / len(members)))
     return Member(None, None, tuple(members), fitted, "best", members[0].metric)
 
 

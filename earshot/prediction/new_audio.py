@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,12 +19,14 @@ from earshot.core.file_names import list_audio_suffixes, to_text
 from earshot.core.files import hash_file, hash_value
 from earshot.core.settings import replace_defaults
 from earshot.features import for_run
-from earshot.features.decode_ahead import decode, split_bites
+from earshot.features.decode_ahead import Decoded, decode_files, split_bites
 from earshot.features.reasons import NOTES
+from earshot.features.shards import SHARD
 from earshot.training.run import Run
 
 if TYPE_CHECKING:
     from earshot.extractors.base import ClipFeatures
+    from earshot.prediction.streamed_heads import HeadsThread
 
 
 def list_files(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
@@ -96,6 +101,92 @@ class NewClips(NamedTuple):
     """Kind of note (`reasons.NOTES`) -> ids of the files that have it, which are used."""
 
 
+class ExtractedFiles:
+    """The features of new files, made file by file while the next ones are decoded.
+
+    Args:
+        extractor, audio: from `build_extractor`. views: those to keep.
+    """
+
+    def __init__(
+        self, ids: list[str], files: list[Path], extractor: Any, audio: AudioSettings, views: set[str]
+    ):
+        self.ids, self.files, self.extractor, self._audio, self._views = ids, files, extractor, audio, views
+        self.clip: list[int] = []  # of each window
+        self.made: list[ClipFeatures] = []
+        self.bad: dict[str, str] = {}
+        self.noted: dict[str, list[str]] = {note: [] for note in NOTES}
+
+    def extract(
+        self, batch_size: int, listed: frozenset[Path], heads: HeadsThread | None = None, most: int = SHARD
+    ) -> None:
+        """Extract all of them.
+
+        Args:
+            listed: the files that existed at the start; one that is missing later is a temporary error.
+            heads: predict the windows meanwhile. most: files at a time.
+        Raises:
+            TemporaryError: the disk or the network failed; a file is missing since it was listed.
+        """
+        from tqdm import tqdm
+
+        pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
+        decoded = decode_files(self.files, self.extractor.rate, self._audio, listed, pool)
+        done = 0
+        try:
+            with tqdm(total=len(self.files), desc="features", disable=None, leave=False) as bar:
+                for bite in split_bites(decoded, most):
+                    extracted = self._extract_bite(bite, done, batch_size)
+                    if heads is not None and extracted:
+                        heads.add(*join_views(extracted))
+                    done += len(bite)
+                    bar.update(len(bite))
+                    del bite  # before the next ones are decoded
+            if heads is not None:
+                heads.wait()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if heads is not None:
+                heads.close()
+
+    def _extract_bite(self, bite: list[Decoded | str], done: int, batch_size: int) -> list[ClipFeatures]:
+        """The features of decoded files; `done` of them came before."""
+        good = []
+        for index, decoded in enumerate(bite, done):
+            if isinstance(decoded, str):
+                self.bad[self.ids[index]] = decoded
+                continue
+            good.append((index, decoded))
+            for note in NOTES:
+                if getattr(decoded, note):
+                    self.noted[note].append(self.ids[index])
+        waves, offsets = [decoded.wave for _, decoded in good], [decoded.offset for _, decoded in good]
+        extracted = self.extractor.extract(waves, offsets, batch_size)
+        for (index, _), windows in zip(good, extracted, strict=True):
+            self.clip += [index] * len(windows.start)
+            windows.views = {name: view for name, view in windows.views.items() if name in self._views}
+        self.made += extracted
+        return extracted
+
+    @property
+    def windows(self) -> dict[str, np.ndarray]:
+        """The clip of each window, and where it starts and how much audio it has in seconds."""
+        start = [np.zeros(0, np.float32), *(features.start for features in self.made)]
+        length = [np.zeros(0, np.float32), *(features.length for features in self.made)]
+        clip = np.array(self.clip, dtype=np.int32)
+        return {"clip": clip, "start": np.concatenate(start), "length": np.concatenate(length)}
+
+    def build_split(self, run: Run) -> dict[str, Any]:
+        """In the format of a cache, with only the run's view."""
+        return build_split(run, self.ids, self.clip, self.made, self.extractor)
+
+
+def join_views(made: Sequence[ClipFeatures]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The views of clips (at least one) as one array each, and the seconds of real audio of each window."""
+    views = {name: np.concatenate([clip.views[name] for clip in made]) for name in made[0].views}
+    return views, np.concatenate([clip.length for clip in made])
+
+
 def extract_features(
     run: Run,
     ids: list[str],
@@ -105,39 +196,11 @@ def extract_features(
     batch_size: int = 16,
     listed: frozenset[Path] = frozenset(),
 ) -> NewClips:
-    """The features of new clips for a run.
-
-    Args:
-        listed: the files that existed at the start; one that is missing later is a temporary error.
-    Raises:
-        TemporaryError: the disk or the network failed; a file is missing since it was listed.
-    """
-    from tqdm import tqdm
-
+    """The features of new clips for a run; arguments and errors as of `ExtractedFiles.extract`."""
     extractor, audio = build_extractor(run, weights, device)
-    clip, made, done = [], [], 0
-    bad: dict[str, str] = {}
-    noted: dict[str, list[str]] = {note: [] for note in NOTES}
-    with tqdm(total=len(files), desc="features", disable=None, leave=False) as bar:
-        for bite in split_bites(decode(str(path), extractor.rate, audio, path in listed) for path in files):
-            good = []
-            for index, decoded in enumerate(bite, done):
-                if isinstance(decoded, str):
-                    bad[ids[index]] = decoded
-                    continue
-                good.append((index, decoded))
-                for note in NOTES:
-                    if getattr(decoded, note):
-                        noted[note].append(ids[index])
-            waves = [decoded.wave for _, decoded in good]
-            offsets = [decoded.offset for _, decoded in good]
-            extracted = extractor.extract(waves, offsets, batch_size)
-            for (index, _), windows in zip(good, extracted, strict=True):
-                clip += [index] * len(windows.start)
-            made += extracted
-            done += len(bite)
-            bar.update(len(bite))
-    return NewClips(build_split(run, ids, clip, made, extractor), extractor.span, bad, noted)
+    found = ExtractedFiles(ids, files, extractor, audio, {run.config["record"]["view"]})
+    found.extract(batch_size, listed)
+    return NewClips(found.build_split(run), extractor.span, found.bad, found.noted)
 
 
 def build_split(

@@ -15,10 +15,13 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.features.reasons import format_warnings
-from earshot.prediction import new_audio, submission, submit
+from earshot.prediction import new_audio, rank_blend, submission, submit
 from earshot.prediction.events import Event
+from earshot.prediction.hidden_clips import HiddenClips, group_by_features
 from earshot.prediction.members import Member
+from earshot.prediction.new_audio import ExtractedFiles
 from earshot.prediction.seen_clips import SeenClips
+from earshot.prediction.streamed_heads import HeadsThread, StreamedHeads
 from earshot.prediction.window_predictions import WindowPredictions
 from earshot.training import dataset, predict, run_cache
 from earshot.training.dataset import WindowDataset
@@ -35,12 +38,19 @@ def predict_cache(
     device: Device,
     message: str = "",
     name: str | None = None,
+    hidden: HiddenClips | None = None,
 ) -> bool:
     """The submission for the clips that the caches hold, `message` for the ledger; False where there is
-    nothing to submit. It is kept under the name of the run or blend, `name` where that is new."""
+    nothing to submit. It is kept under the name of the run or blend, `name` where that is new. `hidden` has
+    the clips of a code competition, and what was predicted while they were extracted."""
     name = name or (whole.folder.name if whole.folder else "")
     runs = whole.list_runs()
-    caches = {run.folder.resolve(): run_cache.open_run_cache(run, features) for run in runs}
+    places = hidden.folders if hidden else {}
+    caches = {
+        key: run_cache.open_run_cache(run, places.get(key, features))
+        for run in runs
+        for key in [run.folder.resolve()]
+    }
     cache = caches[runs[0].folder.resolve()]
     run_cache.check_same_clips(runs, list(caches.values()))
     for each in caches.values():
@@ -50,11 +60,23 @@ def predict_cache(
                 "FOLDER)"
             )
             return False
-    ids = cache.split("subm")["ids"]
+    ids, prior = cache.split("subm")["ids"], np.array(runs[0].config["prior"])
+    ranked = rank_blend.is_rank(whole.fitted)
+    if ranked:
+        rank_blend.check_submission(cache)
+        prior = np.full_like(prior, rank_blend.MIDDLE)
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
-        rows = dataset.load_rows(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
-        probabilities = predict.predict_run(run, rows, device, kind, ids)
+        own, view = caches[run.folder.resolve()], run.config["record"]["view"]
+
+        def load_rows() -> WindowDataset:
+            return dataset.load_rows(own, "subm", view, device)
+
+        early = hidden.get_prediction(run, kind, own.split("subm"), load_rows) if hidden else None
+        if early is None:
+            probabilities = predict.predict_run(run, load_rows(), device, kind, ids)
+        else:
+            probabilities = predict.reorder_clips(early, own.split("subm")["ids"], ids)
         print(f"{run.folder}: {describe_predictors(run)}, {len(ids)} clips")
         return probabilities
 
@@ -62,7 +84,7 @@ def predict_cache(
         cache,
         ids,
         whole.predict(predict_clips),
-        np.array(runs[0].config["prior"]),
+        prior,
         whole.classes,
         out,
         name,
@@ -71,8 +93,40 @@ def predict_cache(
         oof=None if whole.score is None else (whole.metric, whole.score),
         message=message,
     )
+    if ranked:
+        lines.append("the columns are mean ranks from 0 to 1, not probabilities: for ROC AUC and the like")
     print("\n".join(lines))
     return True
+
+
+def predict_group(
+    asked: list[tuple[Run, str]],
+    ids: list[str],
+    files: list[Path],
+    weights: str | None,
+    device: Device,
+    listed: frozenset[Path],
+) -> tuple[ExtractedFiles, dict[tuple[Path, str], tuple[np.ndarray, np.ndarray]]]:
+    """Decode and extract new files once for runs that share their features, and predict them meanwhile.
+
+    Returns:
+        the features; by run folder and kind of checkpoint (files, classes), and for each window alone
+        (windows, classes).
+    """
+    extractor, audio = new_audio.build_extractor(asked[0][0], weights, device)
+    made = ExtractedFiles(ids, files, extractor, audio, {run.config["record"]["view"] for run, _ in asked})
+    heads = [StreamedHeads(run, kind, extractor.span, device) for run, kind in asked]
+    made.extract(16, listed, HeadsThread(heads, device))
+    found = {}
+    for one in heads:
+        view, classes = one.run.config["record"]["view"], one.run.classes
+
+        def load_rows(run: Run = one.run, view: str = view, classes: list[str] = classes) -> WindowDataset:
+            return WindowDataset(made.build_split(run), view, classes, extractor.span, device.name)
+
+        key = one.run.folder.resolve(), one.kind
+        found[key] = one.finish(np.array(ids), made.windows["clip"], load_rows)
+    return made, found
 
 
 class AudioPredictions(NamedTuple):
@@ -110,17 +164,17 @@ def predict_audio(
         report(line)
 
     windows = WindowPredictions()
+    found: dict[tuple[Path, str], tuple[ExtractedFiles, np.ndarray, np.ndarray]] = {}
+    for asked in group_by_features(whole.list_predictions()):
+        made, predicted = predict_group(asked, ids, files, weights, device, listed)
+        found |= {key: (made, *both) for key, both in predicted.items()}
+        reasons.update(made.bad)
+        for note, noted_ids in made.noted.items():
+            notes[note] = list(dict.fromkeys([*notes.get(note, []), *noted_ids]))
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
-        clips = new_audio.extract_features(run, ids, files, weights, device, listed=listed)
-        reasons.update(clips.bad)
-        for note, noted_ids in clips.noted.items():
-            notes[note] = list(dict.fromkeys([*notes.get(note, []), *noted_ids]))
-        rows = WindowDataset(
-            clips.split, run.config["record"]["view"], whole.classes, clips.span, device.name
-        )
-        pooled, each = predict.predict_with_windows(run, rows, device, kind)
-        windows.add(run, kind, clips.split, each)
+        made, pooled, each = found[run.folder.resolve(), kind]
+        windows.add(run, kind, made.windows, each)
         return pooled
 
     prior = np.array(first.config["prior"])

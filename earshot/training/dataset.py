@@ -58,6 +58,7 @@ class WindowDataset:
             that fit are kept on the device, as float32 if that fits, too; larger ones stay on the disk, and
             `prefetch` reads them batch by batch.
         unlabelled: another split, whose clips come after those of this one.
+        masked: make masks although every row here is full.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class WindowDataset:
         augmented: dict[str, Any] | None = None,
         gigabytes: float | None = None,
         unlabelled: dict[str, Any] | None = None,
+        masked: bool = False,
     ):
         self.ids, self.clip = split["ids"], np.asarray(split["clip"])
         self.folds, self.groups = np.asarray(split["folds"]), np.asarray(split["groups"])
@@ -105,7 +107,7 @@ class WindowDataset:
         lengths = np.concatenate([np.asarray(part["length"], dtype=np.float64) for part in self.parts])
         self.frames = np.clip(np.ceil(lengths / span * frames - 1e-3), 1, frames).astype(np.int64)
         # Decided for the split, not the batch: a clip's logits must not depend on its batch mates.
-        self.masked = bool((self.frames < frames).any())
+        self.masked = masked or bool((self.frames < frames).any())
         self._left = RESIDENT * memory.get_free(self.device) if gigabytes is None else gigabytes * 1e9
         self.views = {
             name: self._place([part[name] for part in self.parts]) for name in (view, *self.also.values())
@@ -290,8 +292,7 @@ class WindowDataset:
         Clips start at different copies, so that every epoch has all kinds.
 
         Args:
-            rows: the training rows, none of them copies.
-            epoch: from 1.
+            rows: the training rows, none of them copies. epoch: from 1.
         """
         if self.copy is None or not len(self.copy):
             return rows
@@ -377,10 +378,8 @@ def load_training_rows(
     unlabelled: bool = False,
 ) -> WindowDataset:
     """The training split with its augmented copies and the further views that a head learns from; `gigabytes`
-    as in `WindowDataset`.
+    as in `WindowDataset`; `unlabelled`: with the clips to submit, too.
 
-    Args:
-        unlabelled: with the clips to submit, too.
     Raises:
         UserError: a further view is missing, or the settings would move the features away from it.
     """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,24 @@ from earshot.training.run import ModelSlot, Run, format_slots, list_fold_slots, 
 
 if TYPE_CHECKING:
     from models import Head
+
+
+class Windows(Protocol):
+    """Windows of clips, such as the rows of a `WindowDataset`."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(clips,)"""
+
+    @property
+    def clip(self) -> np.ndarray:
+        """(windows,) each window's clip."""
+
+    @property
+    def multilabel(self) -> bool:
+        """May a clip have several labels?"""
+
+    def __len__(self) -> int: ...
 
 
 def predict_run(
@@ -50,7 +68,7 @@ def reorder_clips(values: np.ndarray, have: Sequence[Any], wanted: Sequence[Any]
     return found
 
 
-def average_predictions(run: Run, rows: WindowDataset, found: list[np.ndarray]) -> np.ndarray:
+def average_predictions(run: Run, rows: Windows, found: list[np.ndarray]) -> np.ndarray:
     """The mean of what a run's models predict, each (clips, classes); UserError where a clip that has rows
     gets no number."""
     if not len(rows):
@@ -135,14 +153,30 @@ def predict_with_windows(
     """What `predict_run` predicts, (clips, classes), and the same for each window alone, (rows, classes)."""
     if not len(rows):
         return average_predictions(run, rows, []), np.zeros((0, len(run.classes)), np.float32)
-    precision, clip = get_autocast(run.adapt_device(device)), torch.from_numpy(rows.clip).long()
-    pooled, each = [], []
-    for slot in list_predictors(run):
-        head, which = load_slot_head(run, slot, kind, device), np.arange(len(rows))
-        logits = compute_logits(head, rows, which, run.predict_batch_size, precision, run.shifts)
-        found = window_pooling.pool_logits(logits, clip, len(rows.ids), run.pool, rows.multilabel)
+    which = np.arange(len(rows))
+    logits = (
+        compute_slot_logits(run, load_slot_head(run, slot, kind, device), rows, which, device)
+        for slot in list_predictors(run)
+    )
+    return average_logits(run, rows, logits)
+
+
+def compute_slot_logits(
+    run: Run, head: nn.Module, rows: WindowDataset, which: np.ndarray, device: Device
+) -> torch.Tensor:
+    """`compute_logits` with a run's own precision, batch size and shifts."""
+    precision = get_autocast(run.adapt_device(device))
+    return compute_logits(head, rows, which, run.predict_batch_size, precision, run.shifts)
+
+
+def average_logits(run: Run, rows: Windows, logits: Iterable[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """What a run predicts, (clips, classes), and the same for each window alone, (windows, classes), from the
+    logits (windows, classes) of each of its models."""
+    clip, pooled, each = torch.from_numpy(rows.clip).long(), [], []
+    for one in logits:
+        found = window_pooling.pool_logits(one, clip, len(rows.ids), run.pool, rows.multilabel)
         pooled.append(found.numpy())
-        each.append(window_pooling.to_probabilities(logits, rows.multilabel).numpy())
+        each.append(window_pooling.to_probabilities(one, rows.multilabel).numpy())
     return average_predictions(run, rows, pooled), np.mean(each, 0)
 
 
