@@ -65,6 +65,17 @@ class Member:
                     by_folder[run.folder.resolve()] = run
         return list(by_folder.values())
 
+    def list_checkpoints(self, kind: str | None = None) -> list[tuple[Run, str]]:
+        """The runs that it predicts with, each once for every kind of checkpoint: "best" or "last"."""
+        if self.run is not None:
+            return [(self.run, kind or self.kind)]
+        found = {}
+        for member, weight in zip(self.of, self.fitted.weights, strict=True):
+            if weight > 0:
+                for run, which in member.list_checkpoints(self.kind):
+                    found[run.folder.resolve(), which] = (run, which)
+        return list(found.values())
+
     def predict(self, ask: Callable[[Run, str], np.ndarray], kind: str | None = None) -> np.ndarray:
         """Probabilities (clips, classes) of the clips that `ask(run, kind)` predicts with a run; NaN where no
         run has a prediction."""

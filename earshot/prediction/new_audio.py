@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ from earshot.core.errors import UserError
 from earshot.core.file_names import list_audio_suffixes, to_text
 from earshot.core.files import hash_file, hash_value
 from earshot.core.settings import replace_defaults
-from earshot.features import for_run
+from earshot.features import exported, for_run
 from earshot.features.decode_ahead import decode, split_bites
 from earshot.features.reasons import NOTES
 from earshot.training.run import Run
@@ -55,9 +56,13 @@ def list_files(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
     return ids, files, notes
 
 
-def build_extractor(run: Run, weights: str | None, device: Device) -> tuple[Any, AudioSettings]:
+def build_extractor(
+    run: Run, weights: str | None, device: Device, report: Callable[[str], None] | None = None
+) -> tuple[Any, AudioSettings]:
     """The extractor that made a run's features, weights compared by content.
 
+    Args:
+        report: called with a line where an export of the run computes the network; None: torch does.
     Raises:
         UserError: the weights are missing or different.
     """
@@ -80,6 +85,8 @@ def build_extractor(run: Run, weights: str | None, device: Device) -> tuple[Any,
         )
     window = Window(**made["window"])
     extractor = module.Extractor(settings, window, device.name, weights, device.precision)
+    if report:
+        exported.replace_network(extractor, run.folder, made, report)
     return extractor, replace_defaults(AudioSettings(), made["audio"], where)
 
 
@@ -104,17 +111,19 @@ def extract_features(
     device: Device,
     batch_size: int = 16,
     listed: frozenset[Path] = frozenset(),
+    report: Callable[[str], None] | None = None,
 ) -> NewClips:
     """The features of new clips for a run.
 
     Args:
+        report: as in `build_extractor`.
         listed: the files that existed at the start; one that is missing later is a temporary error.
     Raises:
         TemporaryError: the disk or the network failed; a file is missing since it was listed.
     """
     from tqdm import tqdm
 
-    extractor, audio = build_extractor(run, weights, device)
+    extractor, audio = build_extractor(run, weights, device, report)
     clip, made, done = [], [], 0
     bad: dict[str, str] = {}
     noted: dict[str, list[str]] = {note: [] for note in NOTES}

@@ -15,7 +15,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.features.reasons import format_warnings
-from earshot.prediction import new_audio, submission, submit
+from earshot.prediction import exported, new_audio, submission, submit
 from earshot.prediction.events import Event
 from earshot.prediction.members import Member
 from earshot.prediction.seen_clips import SeenClips
@@ -54,7 +54,8 @@ def predict_cache(
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
         rows = dataset.load_rows(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
-        probabilities = predict.predict_run(run, rows, device, kind, ids)
+        heads = exported.open_heads(run, kind, device)
+        probabilities = predict.predict_run(run, rows, device, kind, ids, heads)
         print(f"{run.folder}: {describe_predictors(run)}, {len(ids)} clips")
         return probabilities
 
@@ -112,14 +113,15 @@ def predict_audio(
     windows = WindowPredictions()
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
-        clips = new_audio.extract_features(run, ids, files, weights, device, listed=listed)
+        clips = new_audio.extract_features(run, ids, files, weights, device, listed=listed, report=report)
         reasons.update(clips.bad)
         for note, noted_ids in clips.noted.items():
             notes[note] = list(dict.fromkeys([*notes.get(note, []), *noted_ids]))
         rows = WindowDataset(
             clips.split, run.config["record"]["view"], whole.classes, clips.span, device.name
         )
-        pooled, each = predict.predict_with_windows(run, rows, device, kind)
+        heads = exported.open_heads(run, kind, device, report)
+        pooled, each = predict.predict_with_windows(run, rows, device, kind, heads)
         windows.add(run, kind, clips.split, each)
         return pooled
 

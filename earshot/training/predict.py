@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +20,20 @@ if TYPE_CHECKING:
     from models import Head
 
 
+class ExportedHeads(Protocol):
+    """All models of a run without torch; the class itself is in a package above."""
+
+    def compute_logits(self, rows: WindowDataset) -> torch.Tensor:
+        """Logits (rows, models, classes) of all rows, in the order of `list_predictors`."""
+
+
 def predict_run(
-    run: Run, rows: WindowDataset, device: Device, kind: str = "best", ids: Sequence[Any] | None = None
+    run: Run,
+    rows: WindowDataset,
+    device: Device,
+    kind: str = "best",
+    ids: Sequence[Any] | None = None,
+    exported: ExportedHeads | None = None,
 ) -> np.ndarray:
     """The mean of a run's folds and seeds, or of its models on all clips if it has some.
 
@@ -30,14 +42,18 @@ def predict_run(
         device: where, in the precision that the run was trained in.
         kind: the checkpoint to predict with, "best" or "last".
         ids: the clips in the order that is wanted, where it is not that of `rows`.
+        exported: the same models, of that kind of checkpoint, in place of torch's.
     Returns:
         (clips, classes) probabilities, NaN for clips without rows.
     Raises:
         UserError: no fold of the run is finished.
     """
-    found = average_predictions(
-        run, rows, [predict_slot(run, slot, kind, rows, device) for slot in list_predictors(run)]
-    )
+    if exported:
+        found = predict_with_windows(run, rows, device, kind, exported)[0]
+    else:
+        found = average_predictions(
+            run, rows, [predict_slot(run, slot, kind, rows, device) for slot in list_predictors(run)]
+        )
     return found if ids is None else reorder_clips(found, rows.ids, ids)
 
 
@@ -130,20 +146,31 @@ def predict(
 
 
 def predict_with_windows(
-    run: Run, rows: WindowDataset, device: Device, kind: str = "best"
+    run: Run, rows: WindowDataset, device: Device, kind: str = "best", exported: ExportedHeads | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `predict_run` predicts, (clips, classes), and the same for each window alone, (rows, classes)."""
     if not len(rows):
         return average_predictions(run, rows, []), np.zeros((0, len(run.classes)), np.float32)
-    precision, clip = get_autocast(run.adapt_device(device)), torch.from_numpy(rows.clip).long()
+    clip = torch.from_numpy(np.array(rows.clip)).long()
     pooled, each = [], []
-    for slot in list_predictors(run):
-        head, which = load_slot_head(run, slot, kind, device), np.arange(len(rows))
-        logits = compute_logits(head, rows, which, run.predict_batch_size, precision, run.shifts)
+    for logits in _list_logits(run, rows, device, kind, exported):
         found = window_pooling.pool_logits(logits, clip, len(rows.ids), run.pool, rows.multilabel)
         pooled.append(found.numpy())
         each.append(window_pooling.to_probabilities(logits, rows.multilabel).numpy())
     return average_predictions(run, rows, pooled), np.mean(each, 0)
+
+
+def _list_logits(
+    run: Run, rows: WindowDataset, device: Device, kind: str, exported: ExportedHeads | None
+) -> Iterator[torch.Tensor]:
+    """Each model's logits (rows, classes)."""
+    if exported:
+        yield from exported.compute_logits(rows).unbind(1)
+        return
+    precision, which = get_autocast(run.adapt_device(device)), np.arange(len(rows))
+    for slot in list_predictors(run):
+        head = load_slot_head(run, slot, kind, device)
+        yield compute_logits(head, rows, which, run.predict_batch_size, precision, run.shifts)
 
 
 @torch.inference_mode()
