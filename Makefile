@@ -60,9 +60,9 @@ $(VENV)/.lint: $(VENV)/.installed requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-# The tests of the extractor onnx skip without it.
-$(VENV)/.onnx: $(VENV)/.installed requirements-onnx.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
+# The tests of the extractor onnx and of exports skip without them.
+$(VENV)/.onnx: $(VENV)/.installed requirements-onnx.txt requirements-openvino.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt -r requirements-openvino.txt
 	@touch $@
 
 test:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from earshot.core import cli, graphs
 from earshot.core.errors import UserError
 
 ABOUT = (
-    "Export a run or a kept blend for prediction on a CPU: all folds' heads as one graph, and the extractor's\n"
-    "network. predict.py, the page and the inference notebook then use it.\n"
+    "Export a run or a kept blend for prediction on a CPU: all folds' heads as one graph, and the\n"
+    "extractor's network. predict.py, the page and the inference notebook then use it.\n"
     "\n"
     "  python -m earshot.export RUN --to openvino   runs/RUN/export/, by OpenVINO (the fastest)\n"
     "  python -m earshot.export RUN --to onnx       by ONNX Runtime"

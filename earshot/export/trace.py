@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from earshot.core import graphs
 from earshot.core.errors import UserError
 
 OPSET = 18
@@ -70,7 +69,7 @@ def write_graph(
 
 
 def halve_weights(path: Path) -> None:
-    """Store an ONNX file's weights in fp16, each with a cast back to fp32, which the runtime computes once."""
+    """Store an ONNX file's weights in fp16, with casts to fp32 that the runtime computes once."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

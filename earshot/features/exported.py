@@ -15,37 +15,37 @@ from earshot.core.files import hash_value
 if TYPE_CHECKING:
     import torch
 
+    from earshot.features.for_run import SavedRun
+
 INPUT, OUTPUT = "x", "features"
 
 
-def hash_features(made: dict[str, Any]) -> str:
-    """What the graph of an extractor stands for: the hash of a run's `features`, its weights included."""
-    return hash_value(made)
+def hash_features(run: SavedRun) -> str:
+    """What the graph of an extractor stands for: the hash of a run's features, their weights included."""
+    return hash_value(run.config["record"]["features"])
 
 
-def replace_network(
-    extractor: Any, run_folder: Path, made: dict[str, Any], report: Callable[[str], None] = print
-) -> None:
+def replace_network(extractor: Any, run: SavedRun, report: Callable[[str], None] = print) -> None:
     """Let an extractor on the CPU compute its network by an export of the run, where one fits and its runtime
     is installed; `report` is called with a line that says so.
 
     In bf16, on processors that are faster at it, torch is faster than a graph and stays.
 
     Args:
-        made: the run's `features`, which the extractor was built from.
+        run: made with the features that the extractor computes.
     """
     if extractor.exportable is None or extractor.device != "cpu" or extractor.precision != "fp32":
         return
     for runtime in graphs.PACKAGES:
-        for folder in sorted((run_folder / graphs.FOLDER).glob(f"*_{runtime}")):
+        for folder in sorted((run.folder / graphs.FOLDER).glob(f"*_{runtime}")):
             if graphs.find_missing_package(runtime):
                 continue
             try:
                 about = graphs.read_export(folder)
                 there = graphs.list_files("extractor", runtime)[0] in about["sha256"]
-                if there and about["features"] == hash_features(made):
+                if there and about["features"] == hash_features(run):
                     load_network(extractor, folder, runtime)
-                    report(f"{run_folder}: {runtime} computes {extractor.get_name()}'s network, by {folder}")
+                    report(f"{run.folder}: {runtime} computes {extractor.get_name()}'s network, by {folder}")
                     return
             except CorruptFile:
                 continue  # the heads' line names it

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # The files for Kaggle, below ROOT: no tests, benchmarks, data/, runs/ or submissions/.
 CODE = (
     "get_features.py train.py predict.py doctor.py app.py earshot models recipes notebooks requirements.txt "
-    "requirements-onnx.txt constraints-kaggle.txt constraints-p100.txt README.md LICENSE"
+    "requirements-onnx.txt requirements-openvino.txt constraints-kaggle.txt constraints-p100.txt README.md "
+    "LICENSE"
 ).split()
 KINDS = (".py", ".yaml", ".md", ".txt", ".ipynb", ".json", ".html", ".css", ".js", "")
 METADATA, SUMS = "dataset-metadata.json", "SHA256SUMS"

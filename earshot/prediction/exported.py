@@ -48,11 +48,17 @@ class ExportedHeads:
 
     def compute_logits(self, rows: WindowDataset) -> torch.Tensor:
         """Logits (rows, models, classes) of all rows."""
-        found = [
-            self.graph.run("logits", x=_to_numpy(x), mask=_fill_mask(x, mask))
-            for x, mask in rows.iterate_batches(np.arange(len(rows)), self.batch_size)
-        ]
-        return torch.from_numpy(np.concatenate(found))
+        return torch.from_numpy(self.compute("logits", rows))
+
+    def compute(self, output: str, rows: WindowDataset) -> np.ndarray:
+        """An output of the graph for all rows: "logits", or "probabilities" (rows, classes), the models'
+        mean."""
+        return np.concatenate(
+            [
+                self.graph.run(output, x=_to_numpy(x), mask=_fill_mask(x, mask))
+                for x, mask in rows.iterate_batches(np.arange(len(rows)), self.batch_size)
+            ]
+        )
 
 
 def _to_numpy(x: torch.Tensor) -> np.ndarray:

@@ -86,7 +86,7 @@ def build_extractor(
     window = Window(**made["window"])
     extractor = module.Extractor(settings, window, device.name, weights, device.precision)
     if report:
-        exported.replace_network(extractor, run.folder, made, report)
+        exported.replace_network(extractor, run, report)
     return extractor, replace_defaults(AudioSettings(), made["audio"], where)
 
 
