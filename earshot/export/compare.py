@@ -57,7 +57,8 @@ def compare_heads(
     plain.config = {**run.config, "precision": {}, "channels_last": {}}  # fp32, whatever it was trained in
     what, values, length, span = _find_rows(run, shape, features)
     shares = np.linspace(SHORTEST, 1, len(values), dtype=np.float32)
-    wanted, found = [], []
+    wanted: list[np.ndarray] = []
+    found: list[np.ndarray] = []
     for rows, lengths in ((values, length), (values, length * shares), (values[:1], length[:1])):
         dataset = build_rows(run, rows, lengths, span)
         wanted += predict_with_windows(plain, dataset, CPU, kind)
@@ -78,8 +79,10 @@ def compare_features(
         UserError: they differ.
     """
     length = np.full(len(wanted), span, np.float32)
-    both = [heads.compute("probabilities", build_rows(run, each, length, span)) for each in (wanted, found)]
-    return _check(f"{len(wanted)} windows of noise", *both, fp16)
+    one, other = (
+        heads.compute("probabilities", build_rows(run, each, length, span)) for each in (wanted, found)
+    )
+    return _check(f"{len(wanted)} windows of noise", one, other, fp16)
 
 
 def build_rows(run: Run, values: np.ndarray, length: np.ndarray, span: float) -> WindowDataset:

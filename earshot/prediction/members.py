@@ -69,8 +69,8 @@ class Member:
         """The runs that it predicts with, each once for every kind of checkpoint: "best" or "last"."""
         if self.run is not None:
             return [(self.run, kind or self.kind)]
-        found = {}
-        for member, weight in zip(self.of, self.fitted.weights, strict=True):
+        found, weights = {}, self.fitted.weights if self.fitted else np.ones(len(self.of))
+        for member, weight in zip(self.of, weights, strict=True):
             if weight > 0:
                 for run, which in member.list_checkpoints(self.kind):
                     found[run.folder.resolve(), which] = (run, which)
