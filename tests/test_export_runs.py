@@ -25,7 +25,7 @@ from earshot.export import compare
 from earshot.features.cache import Cache
 from earshot.kaggle import bundle
 from earshot.kaggle.flags import BundleFlags
-from earshot.prediction import exported, members
+from earshot.prediction import exported, members, predict_runs
 from earshot.prediction.predictor import Predictor
 from earshot.training import dataset
 from earshot.training.predict import predict_run
@@ -72,8 +72,17 @@ def work(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("runs/cnn/export")
 
 
-def read_probabilities(path: Path) -> np.ndarray:
-    return np.array([[float(value) for value in list(row.values())[1:]] for row in read_csv(path)])
+def read_probabilities(path: str) -> np.ndarray:
+    """(clips, classes) of a submission."""
+    return np.array([[float(value) for value in list(row.values())[1:]] for row in read_csv(Path(path))])
+
+
+def predict_audio(name: str) -> tuple[np.ndarray, str]:
+    """(clips, classes) of the competition's clips from their audio, and the lines that were printed."""
+    lines: list[str] = []
+    whole = members.open_members((name,), "runs")[0]
+    found = predict_runs.predict_audio(whole, ["tones/audio_test"], None, CPU, lines.append)
+    return found.probabilities, "\n".join(lines)
 
 
 @runtimes
@@ -82,19 +91,20 @@ def test_predictions_are_those_of_torch_and_say_so(work: Path, runtime: str) -> 
     for other in graphs.PACKAGES:
         if other != runtime:
             shutil.rmtree(work / f"best_{other}", ignore_errors=True)
-    audio = ("predict.py", "--runs", "cnn", "--audio", "tones/audio_test")
-    text = script(*audio, "--out", "graph.csv", cwd=Path.cwd()).stdout
-    assert f"runs/cnn: {runtime} predicts, by runs/cnn/export/best_{runtime}" in text
+    line = f"runs/cnn: {runtime} predicts, by runs/cnn/export/best_{runtime}"
     files = sorted(map(str, Path("tones/audio_test").iterdir()))
     shown = script("predict.py", "--runs", "cnn", *files, cwd=Path.cwd())
-    assert runtime in shown.stderr and runtime not in shown.stdout
-    assert sum(line[0] != " " for line in shown.stdout.splitlines()) == len(files)
-    cached = ("predict.py", "--runs", "cnn", "--out", "one.csv")
-    assert f"{runtime} predicts" in script(*cached, cwd=Path.cwd()).stdout
+    assert line in shown.stderr and runtime not in shown.stdout
+    assert sum(text[0] != " " for text in shown.stdout.splitlines()) == len(files)
+    cached = ("predict.py", "--runs", "cnn", "--out")
+    assert line in script(*cached, "graph.csv", cwd=Path.cwd()).stdout
+    found, said = predict_audio("cnn")
+    assert line in said
     shutil.rmtree(work)
-    assert runtime not in script(*audio, "--out", "torch.csv", cwd=Path.cwd()).stdout
-    wanted, found = (read_probabilities(Path(f"{name}.csv")) for name in ("torch", "graph"))
-    assert wanted.shape == found.shape and np.abs(wanted - found).max() <= 1e-4
+    assert runtime not in script(*cached, "torch.csv", cwd=Path.cwd()).stdout
+    wanted, said = predict_audio("cnn")
+    assert not said and np.abs(wanted - found).max() <= 1e-4
+    assert np.abs(read_probabilities("torch.csv") - read_probabilities("graph.csv")).max() <= 1e-4
 
 
 def test_a_clips_windows_are_pooled_as_torch_pools_them(work: Path) -> None:
@@ -180,7 +190,7 @@ def test_the_command(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-m", "earshot.export", "cmm", "--to", "onnx"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert refused(done).startswith("error: no run named cmm (did you mean cnn?)")
+    assert refused(done).startswith("error: no run named cmm; runs: cnn, lin")
     with pytest.raises(UserError, match="export which run"):
         export.main([])
     with monkeypatch.context() as patched:
@@ -198,13 +208,11 @@ def test_a_blend_predicts_by_its_members_exports(work: Path, capsys: pytest.Capt
     used = members.open_members(("both",), "runs")[0].list_checkpoints()
     assert used and all(kind == "last" for _, kind in used)
     assert all((run.folder / "export" / "last_onnx" / "heads.onnx").is_file() for run, _ in used)
-    predict.main(["--runs", "both", "--audio", "tones/audio_test", "--out", "graph.csv", "--device", "cpu"])
-    assert capsys.readouterr().out.count("onnx predicts, by runs/") == len(used)
+    found, said = predict_audio("both")
+    assert said.count("onnx predicts, by runs/") == len(used)
     for run, _ in used:
         shutil.rmtree(run.folder / "export")
-    predict.main(["--runs", "both", "--audio", "tones/audio_test", "--out", "torch.csv", "--device", "cpu"])
-    wanted, found = (read_probabilities(Path(f"{name}.csv")) for name in ("torch", "graph"))
-    assert np.abs(wanted - found).max() <= 1e-4
+    assert np.abs(predict_audio("both")[0] - found).max() <= 1e-4
 
 
 @runtimes
@@ -219,15 +227,12 @@ def test_the_extractors_network_is_exported_too(
     get_features.main(["--competition", "tones", *made, *cpu])
     cache = ["--features", "data/tones/efficientat"]
     train.main(["--recipe", "linear", *cache, "--epochs", "20", "--folds", "2", "--name", "mn", *cpu])
-    audio = ["--runs", "mn", "--audio", "tones/audio_test", *cpu]
-    predict.main([*audio, "--out", "torch.csv"])
+    wanted = predict_audio("mn")[0]
     export.main(["mn", "--to", runtime])
     assert "extractor: 6 windows of noise: probabilities " in capsys.readouterr().out
-    predict.main([*audio, "--out", "graph.csv"])
+    found, said = predict_audio("mn")
     line = f"runs/mn: {runtime} computes efficientat's network, by runs/mn/export/best_{runtime}"
-    assert line in capsys.readouterr().out
-    wanted, found = (read_probabilities(Path(f"{name}.csv")) for name in ("torch", "graph"))
-    assert np.abs(wanted - found).max() <= 1e-4
+    assert line in said and np.abs(wanted - found).max() <= 1e-4
     get_features.main(["--for-run", "mn", "--competition", "tones", "--out", "hidden", *cpu])
     assert line in capsys.readouterr().out
 
