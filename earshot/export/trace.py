@@ -54,18 +54,19 @@ def write_graph(
                 opset_version=OPSET,
                 dynamo=False,
             )
+        if runtime == "openvino":
+            import openvino
+
+            with _silence():
+                model = openvino.convert_model(path)
+                openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=fp16)
+            path.unlink()
+        elif fp16:
+            halve_weights(path)
     except (MemoryError, OSError):
         raise
-    except Exception as error:  # the exporter's errors have no base of their own
+    except Exception as error:  # the exporters' errors have no base of their own
         raise UserError(f"it cannot be exported ({_describe(error)}): predict with torch") from None
-    if runtime == "openvino":
-        import openvino
-
-        with _silence():
-            openvino.save_model(openvino.convert_model(path), folder / f"{name}.xml", compress_to_fp16=fp16)
-        path.unlink()
-    elif fp16:
-        halve_weights(path)
 
 
 def halve_weights(path: Path) -> None:

@@ -3,9 +3,8 @@ kept."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from earshot.core import checksums, graphs
-from earshot.core.errors import UserError
-from earshot.core.files import hold_lock, replace_folder
+from earshot.core.errors import TemporaryError, UserError
+from earshot.core.files import hold_lock, recover_folder, replace_folder
 from earshot.export import trace
 from earshot.export.compare import CPU, Comparison, compare_features, compare_heads
 from earshot.features import exported as exported_network
@@ -85,98 +84,120 @@ def export_run(
     Raises:
         UserError: the run is not finished, a head cannot be exported, or a graph differs from torch.
     """
-    described = describe_weights(run, kind)
-    folder = get_folder(run, kind, runtime)
-    with hold_lock(folder.parent, "the export"), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        new = Path(scratch)
-        heads, compared = _export_heads(run, kind, new, runtime, fp16, features)
-        report(f"heads: {compared}")
-        network = _export_network(run, heads, new, runtime, fp16, weights)
-        report(f"extractor: {network}")
-        about = {
-            "runtime": runtime,
-            "fp16": fp16,
-            "kind": kind,
-            "models": described,
-            "features": exported_network.hash_features(run),
-            "classes": run.classes,
-            "compared": {"heads": str(compared), "extractor": network},
-        }
-        with replace_folder(folder) as target:
-            files = sorted(path.name for path in new.iterdir())
-            for file in files:
-                shutil.copyfile(new / file, target / file)
-            checksums.write(target / graphs.ABOUT, about, *files)
+    described, folder = describe_weights(run, kind), get_folder(run, kind, runtime)
+    with hold_lock(folder.parent, "the export"):
+        try:
+            with replace_folder(folder) as new:
+                heads, compared = _export_heads(run, kind, new, runtime, fp16, features)
+                report(f"heads: {compared}")
+                network = _export_network(run, heads, new, runtime, fp16, weights)
+                report(f"extractor: {network}")
+                about = {
+                    "runtime": runtime,
+                    "fp16": fp16,
+                    "kind": kind,
+                    "models": described,
+                    "features": exported_network.hash_features(run),
+                    "compared": {"heads": str(compared), "extractor": network},
+                }
+                checksums.write(new / graphs.ABOUT, about, *sorted(path.name for path in new.iterdir()))
+        except BaseException:
+            recover_folder(folder)  # an earlier export stays
+            raise
     return folder
 
 
-def _export_heads(
-    run: Run, kind: str, folder: Path, runtime: str, fp16: bool, features: str | None
-) -> tuple[ExportedHeads, Comparison]:
-    slots = list_predictors(run)
-    heads = [load_slot_head(run, slot, kind, CPU).eval() for slot in slots]
+@contextlib.contextmanager
+def _name_failures(what: str) -> Iterator[None]:
+    """What goes wrong within the block as a UserError that begins with `what`."""
+    try:
+        yield
+    except (MemoryError, TemporaryError):
+        raise
+    except (UserError, checksums.CorruptFile) as error:
+        raise UserError(f"{what}: {error}") from None
+    except Exception as error:  # neither runtime's errors have a base of their own
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{what}: the graph fails ({reason}): predict with torch") from None
+
+
+def write_heads(
+    heads: Sequence[nn.Module], shifts: int, multilabel: bool, folder: Path, runtime: str, fp16: bool
+) -> None:
+    """Write heads of one view and their mean as one graph, see `Ensemble` and `trace.write_graph`."""
     for head in heads:
         for module in head.modules():
             if hasattr(module, "rows_at_once"):  # a loop over rows would be of the traced number
                 module.rows_at_once = 1 << 30
-    name, shape = heads[0].config["name"], heads[0].config["input_shape"]
-    generator = torch.Generator().manual_seed(0)
-    example = (torch.randn(2, *shape, generator=generator), torch.ones(2, shape[2]))
-    ensemble = Ensemble(heads, run.shifts, run.multilabel)
-    try:
-        trace.write_graph(
-            ensemble, example, ("x", "mask"), ("probabilities", "logits"), folder, "heads", runtime, fp16
-        )
-        graph = ExportedHeads(run, folder, runtime)
-        return graph, compare_heads(run, kind, graph, tuple(shape), fp16, features)
-    except (UserError, checksums.CorruptFile) as error:
-        raise UserError(f"{run.folder}: the head {name}: {error}") from None
-    except Exception as error:  # neither runtime's errors have a base of their own
-        if isinstance(error, (MemoryError, OSError)):
-            raise
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"{run.folder}: the head {name}: {runtime} fails ({reason}): predict with torch"
-        ) from None
+    shape = heads[0].config["input_shape"]
+    example = (torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)), torch.ones(2, shape[2]))
+    outputs = ("probabilities", "logits")
+    ensemble = Ensemble(list(heads), shifts, multilabel)
+    trace.write_graph(ensemble, example, ("x", "mask"), outputs, folder, "heads", runtime, fp16)
 
 
-def _export_network(
-    run: Run, heads: ExportedHeads, folder: Path, runtime: str, fp16: bool, weights: str | None
-) -> str:
-    """Export the extractor's network; how it compares with torch, or why there is none, in words."""
-    name = run.config["record"]["features"]["extractor"]
-    hashed = run.config["record"]["features"]["weights"]
-    if hashed and not weights and not for_run.find_weights_files(run):
-        return f"{name} stays in torch, as its weights are not here: name them with --weights"
-    extractor, _ = new_audio.build_extractor(run, weights, CPU)
-    if extractor.exportable is None:
-        return f"{name} stays as it is: there is no network in it that can be exported"
-    random = np.random.default_rng(0)
-    noise = random.standard_normal((WINDOWS, extractor.samples)).astype(np.float32)
-    noise *= np.logspace(-3, -0.5, WINDOWS, dtype=np.float32)[:, None]
-    lengths = [extractor.window.seconds] * WINDOWS
-    view, wanted, inputs = run.config["record"]["view"], [], []
-    network = getattr(extractor, extractor.exportable)
+def write_network(
+    extractor: Any, waves: np.ndarray, folder: Path, runtime: str, fp16: bool
+) -> dict[str, np.ndarray]:
+    """Write an extractor's network as a graph; torch's views of the windows (n, samples) that it was traced
+    with, two or more."""
+    network, inputs = getattr(extractor, extractor.exportable), []
 
     def watch(x: Tensor) -> Tensor:
         inputs.append(x.clone())
         return network(x)
 
     setattr(extractor, extractor.exportable, watch)
-    wanted = extractor.run_pass(noise, lengths)[view]
-    names = (exported_network.INPUT,), (exported_network.OUTPUT,)
-    example, problem = (inputs[0][:2].contiguous(),), ""
-    for halved in (True, False) if fp16 else (False,):
+    try:
+        views = extractor.run_pass(waves, [extractor.window.seconds] * len(waves))
+    finally:
         setattr(extractor, extractor.exportable, network)
+    names = (exported_network.INPUT,), (exported_network.OUTPUT,)
+    example = (inputs[0][:2].contiguous(),)
+    trace.write_graph(_Network(extractor), example, *names, folder, "extractor", runtime, fp16)
+    return views
+
+
+def _export_heads(
+    run: Run, kind: str, folder: Path, runtime: str, fp16: bool, features: str | None
+) -> tuple[ExportedHeads, Comparison]:
+    heads = [load_slot_head(run, slot, kind, CPU).eval() for slot in list_predictors(run)]
+    config = heads[0].config
+    with _name_failures(f"{run.folder}: the head {config['name']}"):
+        write_heads(heads, run.shifts, run.multilabel, folder, runtime, fp16)
+        graph = ExportedHeads(run, folder, runtime)
+        return graph, compare_heads(run, kind, graph, tuple(config["input_shape"]), fp16, features)
+
+
+def _export_network(
+    run: Run, heads: ExportedHeads, folder: Path, runtime: str, fp16: bool, weights: str | None
+) -> str:
+    """Export the extractor's network; how it compares with torch, or why there is none, in words."""
+    made = run.config["record"]["features"]
+    name, view = made["extractor"], run.config["record"]["view"]
+    if made["weights"] and not weights and not for_run.find_weights_files(run):
+        return f"{name} stays in torch, as its weights are not here: name them with --weights"
+    extractor, _ = new_audio.build_extractor(run, weights, CPU)
+    if extractor.exportable is None:
+        return f"{name} stays as it is: there is no network in it that can be exported"
+    noise = np.random.default_rng(0).standard_normal((WINDOWS, extractor.samples)).astype(np.float32)
+    noise *= np.logspace(-3, -0.5, WINDOWS, dtype=np.float32)[:, None]
+    lengths, network, problem = [extractor.window.seconds] * WINDOWS, extractor.exportable, ""
+    original = getattr(extractor, network)
+    for halved in (True, False) if fp16 else (False,):
+        setattr(extractor, network, original)
         try:
-            trace.write_graph(_Network(extractor), example, *names, folder, "extractor", runtime, halved)
-            exported_network.load_network(extractor, folder, runtime)
-            parts = [extractor.run_pass(noise[:1], lengths[:1]), extractor.run_pass(noise[1:], lengths[1:])]
-            found = np.concatenate([part[view] for part in parts])
-            compared = compare_features(run, heads, wanted, found, extractor.span, halved)
-            return f"{compared}{', weights in fp32' if fp16 and not halved else ''}"
-        except (UserError, checksums.CorruptFile) as error:
+            with _name_failures(f"{name} stays in torch"):
+                wanted = write_network(extractor, noise, folder, runtime, halved)[view]
+                exported_network.load_network(extractor, folder, runtime)
+                parts = [
+                    extractor.run_pass(noise[rows], lengths[rows]) for rows in (slice(1), slice(1, None))
+                ]
+                found = np.concatenate([part[view] for part in parts])
+                compared = compare_features(run, heads, wanted, found, extractor.span, halved)
+                return f"{compared}{', weights in fp32' if fp16 and not halved else ''}"
+        except UserError as error:
             problem = str(error)
             for file in folder.glob("extractor.*"):
                 file.unlink()
-    return f"{name} stays in torch: {problem}"
+    return problem
