@@ -237,7 +237,11 @@ def test_the_extractors_network_is_exported_too(
     assert line in capsys.readouterr().out
 
 
-def test_the_bundle_carries_the_export(work: Path) -> None:
+def test_the_bundle_carries_the_export(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(work / "best_openvino", ignore_errors=True)
     bundle.make(BundleFlags(runs=("cnn",), out="kit"))
     assert (Path("kit") / "runs" / "cnn" / "export" / "best_onnx" / "heads.onnx").is_file()
     assert (Path("kit") / "code" / "requirements-openvino.txt").is_file()
+    assert "cnn has an export for onnx; without its packages torch predicts" in capsys.readouterr().out
+    flags = BundleFlags(packages=("onnx", "onnxruntime"))
+    assert bundle.list_lacking_runtimes([Path("runs/cnn")], flags) == []

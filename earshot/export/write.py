@@ -16,7 +16,7 @@ from earshot.core import checksums, graphs
 from earshot.core.errors import TemporaryError, UserError
 from earshot.core.files import hold_lock, recover_folder, replace_folder
 from earshot.export import trace
-from earshot.export.compare import CPU, Comparison, compare_features, compare_heads
+from earshot.export.compare import CPU, Comparison, compare_features, compare_heads, round_input
 from earshot.features import exported as exported_network
 from earshot.features import for_run
 from earshot.prediction import new_audio
@@ -183,7 +183,7 @@ def _export_network(
     noise = np.random.default_rng(0).standard_normal((WINDOWS, extractor.samples)).astype(np.float32)
     noise *= np.logspace(-3, -0.5, WINDOWS, dtype=np.float32)[:, None]
     lengths, network, problem = [extractor.window.seconds] * WINDOWS, extractor.exportable, ""
-    original = getattr(extractor, network)
+    original, again = getattr(extractor, network), extractor.run_pass(round_input(noise), lengths)[view]
     for halved in (True, False) if fp16 else (False,):
         setattr(extractor, network, original)
         try:
@@ -194,7 +194,7 @@ def _export_network(
                     extractor.run_pass(noise[rows], lengths[rows]) for rows in (slice(1), slice(1, None))
                 ]
                 found = np.concatenate([part[view] for part in parts])
-                compared = compare_features(run, heads, wanted, found, extractor.span, halved)
+                compared = compare_features(run, heads, wanted, again, found, extractor.span, halved)
                 return f"{compared}{', weights in fp32' if fp16 and not halved else ''}"
         except UserError as error:
             problem = str(error)
