@@ -16,6 +16,7 @@ from earshot.core import checksums, graphs
 from earshot.core.checksums import CorruptFile
 from earshot.core.errors import UserError
 from earshot.export import compare, trace, write
+from earshot.extractors import graph_trial
 from earshot.training.predict import compute_logits
 
 for package in ("onnx", "onnxruntime"):
@@ -165,3 +166,48 @@ def test_untrusted_graphs_are_refused(tmp_path: Path) -> None:
         graphs.read_export(tmp_path)
     checksums.write(tmp_path / "export.json", about, "heads.onnx")
     assert graphs.read_export(tmp_path)["models"] == {}
+
+
+@runtimes
+def test_a_graph_that_takes_all_memory_is_noticed_in_another_process(runtime: str, tmp_path: Path) -> None:
+    needs(runtime)
+
+    class Ensemble(nn.Module):
+        """Probabilities and logits, by way of ten copies of a number."""
+
+        def forward(self, x):
+            y = x.mean((1, 2)) + x[:, 0, 0, :1].expand(-1, 10).exp().sum(1, keepdim=True)
+            return y.softmax(1), y[:, None]
+
+    for copies in (10, 1 << 33):
+        folder = tmp_path / str(copies)
+        folder.mkdir()
+        outputs = ("probabilities", "logits")
+        module, example = Ensemble(), (torch.randn(2, 1, 4, 5),)
+        trace.write_graph(module, example, ("x",), outputs, folder, "heads", "onnx", False)
+        if copies > 10:
+            enlarge(folder / "heads.onnx", 10, copies)
+        if runtime == "openvino":
+            import openvino
+
+            openvino.save_model(openvino.convert_model(folder / "heads.onnx"), folder / "heads.xml")
+        if copies == 10:
+            graph_trial.try_graph(folder, "heads", runtime)
+            continue
+        with pytest.raises(CorruptFile, match="fails, or takes too much memory or time"):
+            graph_trial.try_graph(folder, "heads", runtime)
+
+
+def enlarge(path: Path, old: int, new: int) -> None:
+    """Put another number into the shapes of an ONNX file."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    tensors = [*model.graph.initializer]
+    tensors += [one.t for node in model.graph.node for one in node.attribute if one.HasField("t")]
+    for tensor in tensors:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.int64 and (values == old).any():
+            tensor.CopyFrom(numpy_helper.from_array(np.where(values == old, new, values), tensor.name))
+    onnx.save(model, path)

@@ -72,6 +72,9 @@ class Graph:
         CorruptFile: the runtime refuses the file.
     """
 
+    shapes: dict[str, tuple[int, ...]]
+    """Each input's shape without its first axis; () for one that is not fixed."""
+
     def __init__(self, folder: Path, name: str, runtime: str, threads: int, lanes: int = 1):
         self.path = folder / list_files(name, runtime)[0]
         self._local = threading.local()
@@ -98,7 +101,7 @@ class Graph:
         self._session = onnxruntime.InferenceSession(
             str(self.path), options, providers=["CPUExecutionProvider"]
         )
-        self.inputs = [each.name for each in self._session.get_inputs()]
+        self.shapes = {each.name: _fix_shape(each.shape) for each in self._session.get_inputs()}
         self._run = self._session.run
 
     def _open_openvino(self, threads: int, lanes: int) -> None:
@@ -115,7 +118,12 @@ class Graph:
         core = openvino.Core()
         self._compiled = core.compile_model(core.read_model(self.path), "CPU", settings)
         # a tensor's name may be that of the operation behind it
-        self.inputs = [each.node.friendly_name for each in self._compiled.inputs]
+        self.shapes = {
+            each.node.friendly_name: _fix_shape(
+                [axis.get_length() if axis.is_static else None for axis in each.partial_shape]
+            )
+            for each in self._compiled.inputs
+        }
         self._run = self._run_openvino
 
     def _run_openvino(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -126,7 +134,12 @@ class Graph:
 
     def run(self, output: str, **feeds: np.ndarray) -> np.ndarray:
         """One output of the named inputs; those that the graph does not use are left out."""
-        return self._run([output], {name: feeds[name] for name in self.inputs})[0]
+        return self._run([output], {name: feeds[name] for name in self.shapes})[0]
+
+
+def _fix_shape(shape: list[Any]) -> tuple[int, ...]:
+    """The shape of a row; () where an axis of it may have any length."""
+    return tuple(shape[1:]) if all(isinstance(axis, int) and axis > 0 for axis in shape[1:]) else ()
 
 
 def _check_onnx(model: Any, path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from earshot.core import graphs
 from earshot.core.checksums import CorruptFile
 from earshot.core.files import hash_value
+from earshot.extractors import graph_trial
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,7 @@ def replace_network(extractor: Any, run: SavedRun, report: Callable[[str], None]
                 about = graphs.read_export(folder)
                 there = graphs.list_files("extractor", runtime)[0] in about["sha256"]
                 if there and about["features"] == hash_features(run):
+                    graph_trial.try_graph(folder, "extractor", runtime)
                     load_network(extractor, folder, runtime)
                     report(f"{run.folder}: {runtime} computes {extractor.get_name()}'s network, by {folder}")
                     return

@@ -16,6 +16,7 @@ from earshot.core import graphs
 from earshot.core.checksums import CorruptFile
 from earshot.core.device import Device
 from earshot.core.shell import join_command
+from earshot.extractors import graph_trial
 from earshot.training.dataset import WindowDataset
 from earshot.training.predict import list_predictors
 from earshot.training.run import Run
@@ -96,6 +97,7 @@ def open_heads(
             continue
         try:
             if graphs.read_export(folder)["models"] == describe_weights(run, kind):
+                graph_trial.try_graph(folder, "heads", runtime)
                 found = ExportedHeads(run, folder, runtime)
                 report(f"{run.folder}: {runtime} predicts, by {folder}")
                 return found
