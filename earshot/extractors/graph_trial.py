@@ -72,4 +72,4 @@ def main(folder: Path, name: str, runtime: str, memory: int, seconds: int) -> in
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:4], *map(int, sys.argv[4:6])))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))
