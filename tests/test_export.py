@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import test_models
 import torch
+from test_ast import tiny_ast
 from torch import nn
+from waves import synthetic, window
 
 import models
 from earshot.core import checksums, graphs
 from earshot.core.checksums import CorruptFile
 from earshot.core.errors import UserError
 from earshot.export import compare, trace, write
-from earshot.extractors import graph_trial
+from earshot.extractors import ast, graph_trial
+from earshot.features.exported import load_network
 from earshot.training.predict import compute_logits
 
 for package in ("onnx", "onnxruntime"):
@@ -211,3 +214,24 @@ def enlarge(path: Path, old: int, new: int) -> None:
         if values.dtype == np.int64 and (values == old).any():
             tensor.CopyFrom(numpy_helper.from_array(np.where(values == old, new, values), tensor.name))
     onnx.save(model, path)
+
+
+@runtimes
+@pytest.mark.parametrize("views", [("pooled", "frames"), ("pooled",)])
+def test_the_network_of_ast_is_a_graph(runtime: str, views: tuple[str, ...], tmp_path: Path) -> None:
+    needs(runtime)
+    tiny_ast(tmp_path / "ast")
+
+    def build() -> ast.Extractor:
+        return ast.Extractor(ast.Settings(views), window(1.28, 16000), weights=str(tmp_path / "ast"))
+
+    extractor, waves = build(), [synthetic(seconds, 16000) for seconds in (7.0, 0.5)]
+    wanted = build().extract(waves, [0.0, 0.0], 3)
+    noise = np.stack([synthetic(1.28, 16000, seed) for seed in range(3)])
+    write.write_network(extractor, noise, tmp_path, runtime, False)
+    load_network(extractor, tmp_path, runtime)
+    graph_trial.try_graph(tmp_path, "extractor", runtime)
+    for one, other in zip(wanted, extractor.extract(waves, [0.0, 0.0], 3), strict=True):
+        for view in views:
+            assert np.ptp(one.views[view]) > 0.1
+            np.testing.assert_allclose(other.views[view], one.views[view], atol=4e-3)
