@@ -60,9 +60,10 @@ $(VENV)/.lint: $(VENV)/.installed requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-# Without these the tests of the extractor onnx, and of Modal's cloud (50 MB), skip.
-$(VENV)/.onnx: $(VENV)/.installed requirements-onnx.txt requirements-cloud.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt -r requirements-cloud.txt
+# Without these the tests of the extractor onnx, of exports and of Modal's cloud (50 MB) skip.
+OPTIONAL := requirements-onnx.txt requirements-openvino.txt requirements-cloud.txt
+$(VENV)/.onnx: $(VENV)/.installed $(OPTIONAL)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(OPTIONAL:%=-r %)
 	@touch $@
 
 test:

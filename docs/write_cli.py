@@ -25,6 +25,7 @@ short page of `--help`; `--help-all` shows the others, too. A list of values fol
 
 def list_commands() -> list[tuple[str, str, dict[str, Any]]]:
     """(command, description, title -> defaults of its flags) of each command."""
+    from earshot.export import __main__ as export
     from earshot.kaggle import __main__ as kaggle
     from earshot.kaggle import flags as kaggle_flags
     from earshot.report import __main__ as report
@@ -41,6 +42,7 @@ def list_commands() -> list[tuple[str, str, dict[str, Any]]]:
     for verb in ("bundle", "push", "scores"):
         kind = getattr(kaggle_flags, f"{verb.title()}Flags")
         commands.append((f"python -m earshot.kaggle {verb}", "", {verb: kind()}))
+    commands.append(("python -m earshot.export", export.ABOUT, {"export": export.ExportFlags()}))
     commands.append(("python -m earshot.report", report.ABOUT, {"report": report.ReportFlags()}))
     commands.append(
         ("python -m earshot.report.ledger", ledger.__doc__ or "", {"ledger": ledger.LedgerFlags()})

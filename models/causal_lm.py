@@ -134,7 +134,7 @@ class CausalLM(Head):
             return self.fc(hidden[:, :, -1])
         frames = torch.arange(1, mask.shape[1] + 1, device=mask.device)
         after = (frames * mask.bool()).amax(1)  # the output after the last real frame
-        return self.fc(hidden[torch.arange(len(hidden), device=hidden.device), :, after])
+        return self.fc(hidden.gather(2, after[:, None, None].expand(-1, hidden.shape[1], 1))[:, :, 0])
 
     def _predict_codes(self, hidden: Tensor) -> Tensor:
         return self.lm(hidden[:, :, :-1]).unflatten(1, (self.codebooks, self.vocabulary)).transpose(1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -89,8 +90,9 @@ class Patch(nn.Module):
         x = self.conv(x)
         if mask is not None:
             cells = pool_mask(mask, self.stride)
-            mask = cells[:, : x.shape[2]].clone()
-            mask[:, -1] |= cells[:, -1]  # a clip that is real only in the remainder keeps a frame
+            last = x.shape[2] - 1
+            # a clip that is real only in the remainder keeps a frame
+            mask = torch.cat([cells[:, :last], cells[:, last, None] | cells[:, -1:]], dim=1)
         return zero_padding(self.norm(x, mask), mask), mask
 
 

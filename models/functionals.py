@@ -101,7 +101,7 @@ class Functionals(Head):
         count = real.sum(2, keepdim=True)
         mean, deviation = _compute_moments(x, real, count)
         pairs = real[:, :, 1:] & real[:, :, :-1]
-        change = x.diff(dim=2).abs().masked_fill(~pairs, 0.0)
+        change = (x[:, :, 1:] - x[:, :, :-1]).abs().masked_fill(~pairs, 0.0)
         steps = pairs.sum(2, keepdim=True).clamp(min=1)
         statistics = [
             mean,

@@ -27,11 +27,11 @@ def find_neighbours(x: Tensor, k: int, real: Tensor | None = None) -> Tensor:
     distance = torch.cdist(x.float(), x.float(), compute_mode="donot_use_mm_for_euclid_dist").round(
         decimals=3
     )
-    out = torch.eye(size, dtype=torch.bool, device=x.device)[None]
+    out = (torch.eye(size, device=x.device) > 0)[None]
     if real is not None:
         out = out | ~(real[:, :, None] & real[:, None, :])
     order = distance.masked_fill(out, float("inf")).argsort(dim=2, stable=True)[:, :, : min(k, size - 1)]
-    chosen = torch.zeros_like(distance, dtype=torch.bool).scatter_(2, order, True) & ~out
+    chosen = (torch.zeros_like(distance).scatter(2, order, 1.0) > 0) & ~out
     return chosen | chosen.transpose(1, 2)
 
 

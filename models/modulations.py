@@ -50,6 +50,8 @@ class Modulations(nn.Module):
 
     def forward(self, levels: Tensor, real: Tensor) -> Tensor:
         """(B, width) of levels (B, 1, F, T), of which the first `real` (B,) frames count."""
+        if len(levels) <= self.rows_at_once:
+            return self._compute_responses(levels[:, 0], real)
         parts = zip(levels.split(self.rows_at_once), real.split(self.rows_at_once), strict=True)
         return torch.cat([self._compute_responses(part[:, 0], frames) for part, frames in parts])
 
@@ -72,7 +74,7 @@ class Modulations(nn.Module):
             responses = (torch.cat([falling, rising], 1) + 1e-6).sqrt()
             counted = inside[..., ::step][:, None]
             count = counted.sum(3)
-            for area in responses.tensor_split(self.areas, 2):
+            for area in responses.split(split_evenly(responses.shape[2], self.areas), 2):
                 level = area.mean(2, keepdim=True)
                 mean = (level * counted).sum(3) / count
                 variance = ((level - mean[..., None]).square() * counted).sum(3) / count
@@ -86,6 +88,11 @@ def compute_levels(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     inside = (torch.arange(x.shape[3], device=x.device) < real[:, None])[:, None, None]
     peak = x.masked_fill(~inside, float("-inf")).amax((2, 3), keepdim=True)
     return (x - peak).clamp(min=-FLOOR).masked_fill(~inside, -FLOOR), real
+
+
+def split_evenly(length: int, parts: int) -> list[int]:
+    """The sizes of parts of an axis, the first ones larger by one where the length is no multiple."""
+    return [length // parts + (number < length % parts) for number in range(parts)]
 
 
 def _build_wave(cycles: float, reach: float) -> Tensor:

@@ -18,7 +18,7 @@ FLOORS = (
     ("features",),
     ("training",),
     ("prediction",),
-    ("kaggle", "report"),
+    ("kaggle", "report", "export"),
     ("search", "doctor", "app"),
     ("api",),  # a file
 )

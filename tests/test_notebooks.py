@@ -15,7 +15,8 @@ import soundfile
 from conftest import ROOT, read_csv, tone
 from kaggle_tree import Session, text
 
-from earshot.core import deadline
+from earshot.core import deadline, graphs
+from earshot.export import __main__ as export
 from earshot.kaggle import notebook
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -88,6 +89,12 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
 
     # A code competition's second run: other and more clips to submit; neither the code nor a cache of these
     # clips is attached.
+    # By an export where packages for one are installed.
+    able = not graphs.find_missing_package("onnx")
+    runtime = next(name for name in graphs.PACKAGES if not (able and graphs.find_missing_package(name)))
+    run = next(path.parent for path in kaggle.working.glob("runs/*/config.yaml"))
+    if able:
+        export.main([str(run), "--to", runtime, "--weights", str(kaggle.weights)])
     kaggle.attach_output()
     shutil.rmtree(code.parent)
     shutil.rmtree(kaggle.competition / "audio_test")
@@ -107,6 +114,8 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
         "subm: 40 clips, 40 windows" in printed
         and "train:" not in printed.partition("features: ")[2].partition("$ python")[0]
     )
+    assert (f": {runtime} predicts, by " in printed) == able
+    assert (f": {runtime} computes efficientat's network, by " in printed) == able
     made = read_csv(kaggle.working / "submission.csv")
     assert [row["fname"] for row in made] == hidden[::-1] and len({row["label"] for row in made}) > 1
 

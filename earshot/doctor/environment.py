@@ -121,7 +121,7 @@ def check_weights(internet: Internet) -> Iterator[Finding]:
 def check_encoders() -> Iterator[Finding]:
     """The attached encoders of `hf` and `onnx`, and the runs whose extractor's weights or packages are not
     here."""
-    from earshot.extractors import ast, encodec, hf, onnx_file
+    from earshot.extractors import ast, encodec, hf, onnx, onnx_file
 
     others = {*ast.WEIGHTS.kinds, *encodec.WEIGHTS.kinds}
     found = kaggle_paths.find_networks(set(hf.WEIGHTS.kinds) - others)
@@ -130,7 +130,7 @@ def check_encoders() -> Iterator[Finding]:
         yield report_ok(f"weights: for --extractor hf {', '.join(names[:4])}{', ...' if names[4:] else ''}")
     lacking = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     install = f"{' and '.join(lacking)} missing: pip install -r {onnx_file.REQUIREMENTS}"
-    files = [f"--weights {path}" for path in kaggle_paths.find_files(".onnx")]
+    files = [f"--weights {path}" for path in onnx.Extractor.list_attached()]
     if files:
         more = f"; {install}" if lacking else ""
         listed = f"{', '.join(files[:4])}{', ...' if files[4:] else ''}"

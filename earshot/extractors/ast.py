@@ -55,6 +55,7 @@ class Extractor(hub.Extractor):
     half = True
     half_on_cpu = True  # bf16 where the processor is faster at it: products are nearly all that it does
     at_once = 2
+    exportable = "_compute_tokens"
 
     @classmethod
     def get_default_seconds(cls, settings: Settings) -> float | None:

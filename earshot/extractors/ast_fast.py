@@ -146,7 +146,8 @@ class Network:
         image = mel[:, :frames].transpose(1, 2)[:, None].to(dtype)
         found = torch.nn.functional.conv2d(image, conv.weight.to(dtype), conv.bias.to(dtype), conv.stride)
         return torch.cat(
-            [self.special.expand(len(mel), -1, -1), found.flatten(2).transpose(1, 2) + self.position], dim=1
+            [self.special.expand(mel.shape[0], -1, -1), found.flatten(2).transpose(1, 2) + self.position],
+            dim=1,
         )
 
     def _apply_block(self, x: torch.Tensor, layer: Layer, dtype: torch.dtype, kept: int) -> torch.Tensor:

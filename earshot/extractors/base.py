@@ -87,6 +87,9 @@ class Extractor:
     at_once: int | None = None
     """Windows per pass on a CPU (chosen for its caches) where passes run in parallel, one thread each:
     threads that share a pass wait for each other at every layer. None: one pass after the other."""
+    exportable: str | None = None
+    """The attribute that computes the network, a function from one tensor (B, ...) to another: an export
+    replaces it. None: the extractor has none."""
     shapes: dict[str, tuple[int, int, int]]
     """(D, F, T) of each chosen view; set by `prepare`, else found by a trial pass."""
 

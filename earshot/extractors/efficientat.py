@@ -183,6 +183,7 @@ class Extractor(base.Extractor):
             self.features = fuse_batchnorm(network.features).to(
                 self.device, memory_format=torch.channels_last
             )
+            self.exportable = None if "blocks" in self.views else "features"
         layers: Any = self.features or ()
         widths = [layer.block[-1][0].in_channels for layer in layers if hasattr(layer, "block")]
         frames, rows = 1 + (self.samples - 1) // HOP, BINS

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
-from earshot.core import kaggle_paths
+from earshot.core import graphs, kaggle_paths
 from earshot.core.errors import UserError
 from earshot.core.kinds import Kind
 from earshot.core.settings import Bounds
@@ -102,8 +102,9 @@ class Extractor(base.Extractor):
 
     @classmethod
     def list_attached(cls) -> list[str]:
-        """The attached ONNX files."""
-        return list(map(str, kaggle_paths.find_files(".onnx")))
+        """The attached ONNX files, but for the exports of runs."""
+        found = kaggle_paths.find_files(".onnx")
+        return [str(file) for file in found if not file.with_name(graphs.ABOUT).exists()]
 
     @classmethod
     def configure(cls, settings: Settings, weights: str | None) -> type[Extractor]:

@@ -19,7 +19,7 @@ from earshot.core.deadline import LONG, Deadline, defer_signals, format_clock
 from earshot.core.device import Device, is_out_of_memory
 from earshot.core.disk_space import format_bytes
 from earshot.core.files import clear_temporary, empty_folder
-from earshot.features import augmented_copies, cache, decode_ahead, for_run, merge_shards
+from earshot.features import augmented_copies, cache, decode_ahead, exported, for_run, merge_shards
 from earshot.features.augmented_copies import Copy
 from earshot.features.decode_ahead import Decoded
 from earshot.features.plan import Plan, check_unchanged, estimate_bytes
@@ -34,7 +34,10 @@ Watch = Callable[[Shard, dict[str, np.ndarray], float], None]  # a finished shar
 def build_extractor(plan: Plan, device: Device) -> Any:
     """The plan's extractor on a device, weights loaded."""
     module = extractors.load_module(plan.extractor)
-    return module.Extractor(plan.settings, plan.window, device.name, plan.weights, device.precision)
+    found = module.Extractor(plan.settings, plan.window, device.name, plan.weights, device.precision)
+    if plan.saved_run:
+        exported.replace_network(found, plan.saved_run)
+    return found
 
 
 class Task(NamedTuple):

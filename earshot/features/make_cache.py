@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,7 @@ def make_cache(
         copies,
         run.config["record"]["features"] if run else None,
     )
+    made = replace(made, saved_run=run)
     print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
     print(*made.notes, sep="\n", end="\n" if made.notes else "")
     with hold_lock(made.folder, "the cache"):

@@ -49,6 +49,7 @@ class Plan:
     windows: float = 1.0  # of a clip, on average
     unreadable: frozenset[str] = frozenset()  # files of clips that could not be read when this was planned
     digests: tuple[str, ...] = ()  # of the training clips' files, SHA-256, "" where one cannot be read
+    saved_run: Any = None  # whose export may compute the extractor's network
 
     @property
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from earshot.core import disk_space
+from earshot.core import disk_space, graphs
 from earshot.core.errors import UserError
 from earshot.core.files import hash_file, write_json, write_text
 from earshot.kaggle.flags import BundleFlags
@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # The files for Kaggle, below ROOT: no tests, benchmarks, data/, runs/ or submissions/.
 CODE = (
     "get_features.py train.py predict.py doctor.py app.py earshot models recipes notebooks requirements.txt "
-    "requirements-onnx.txt constraints-kaggle.txt constraints-p100.txt README.md LICENSE"
+    "requirements-onnx.txt requirements-openvino.txt constraints-kaggle.txt constraints-p100.txt README.md "
+    "LICENSE"
 ).split()
 KINDS = (".py", ".yaml", ".md", ".txt", ".ipynb", ".json", ".html", ".css", ".js", "")
 METADATA, SUMS = "dataset-metadata.json", "SHA256SUMS"
@@ -78,6 +79,8 @@ def make(flags: BundleFlags) -> Path:
             shutil.copyfile(path, target)
         size = disk_space.format_bytes(sum(path.stat().st_size for path, _ in files))
         print(f"bundle: {part}, {len(files)} files, {size}", flush=True)
+    for line in list_lacking_runtimes(runs, flags):
+        print(line, flush=True)
     if flags.wheels or flags.packages:
         download_wheels(new / "wheels", (*LACKING, *flags.packages))
     write_checksums(new)
@@ -144,6 +147,21 @@ def find_runs(flags: BundleFlags) -> list[Path]:
         is_path = (Path(name) / CONFIG).is_file()
         folders.append(name if is_path else str(Path(flags.runs_folder) / name))
     return [Run.open(path).validate().folder for path in check_sources("--runs", tuple(folders))]
+
+
+def list_lacking_runtimes(runs: list[Path], flags: BundleFlags) -> list[str]:
+    """A warning for each run whose exports have no runtime among the packages, which Kaggle's image lacks."""
+    lines = []
+    named = {normalise_name(split_name(package)) for package in flags.packages}
+    for run in runs:
+        there = [name for name in graphs.PACKAGES if [*(run / graphs.FOLDER).glob(f"*_{name}")]]
+        if there and not any(named >= set(graphs.PACKAGES[name]) for name in there):
+            packages = " ".join(graphs.PACKAGES[there[0]])
+            lines.append(
+                f"bundle: warning: {run.name} has an export for {', '.join(there)}; without its packages "
+                f"torch predicts: add --wheels --packages {packages}"
+            )
+    return lines
 
 
 def find_weights(named: tuple[str, ...], runs: list[Path]) -> dict[str, Files]:
@@ -238,7 +256,7 @@ def download_wheels(folder: Path, packages: tuple[str, ...]) -> None:
     image = {
         normalise_name(name) for name in re.findall(r"^([^#\s]+?)\s*==", pinned.read_text(), re.MULTILINE)
     }
-    named = {normalise_name(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
+    named = {normalise_name(split_name(package)) for package in packages}
     if named & set(NEVER):
         raise UserError(
             f"--packages {', '.join(sorted(named & set(NEVER)))}: Kaggle's own is built for its driver, and "
@@ -273,6 +291,11 @@ def run_pip(*arguments: str) -> str:
         reason = errors[-1].removeprefix("ERROR: ")[:240]
         raise UserError(f"--wheels: pip {arguments[0]} fails: {reason}; without a network, remove --wheels")
     return done.stdout
+
+
+def split_name(package: str) -> str:
+    """The name in a requirement as pip takes it, without version and extras."""
+    return re.split(r"[\s<>=!~\[;@]", package)[0]
 
 
 def normalise_name(name: str) -> str:

@@ -55,7 +55,7 @@ class Estimate:
         """All seconds as measured, start-up included; `whole`: of this part of the blend alone."""
         kept = None
         if whole is not None:
-            kept = {(run.folder.resolve(), kind) for run, kind in whole.list_predictions()}
+            kept = {(run.folder.resolve(), kind) for run, kind in whole.list_checkpoints()}
         return self.count_start() + sum(
             group.count_seconds(self.work.recordings, kept) for group in self.groups
         )
@@ -200,7 +200,7 @@ def print_dry_run(
     with tempfile.TemporaryDirectory(prefix="earshot-dry-run-") as folder:
         started = time.perf_counter() - began
         work = build_workload(whole, flags, dry, files, place, Path(folder))
-        asked = group_by_features(whole.list_predictions())
+        asked = group_by_features(whole.list_checkpoints())
         groups = [dry_run.measure(each, work, flags.weights, device) for each in asked]
     estimate = Estimate(whole, groups, work, started, here, dry.cores or here)
     print(*format_lines(estimate, budget), sep="\n", flush=True)

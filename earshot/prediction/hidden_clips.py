@@ -98,7 +98,7 @@ class HiddenClips:
 
     def __init__(self, whole: Member, place: str, device: str, out: str = "data"):
         self._place, self._device, self._out = place, device, out
-        self._groups = group_by_features(whole.list_predictions())
+        self._groups = group_by_features(whole.list_checkpoints())
         self._early: dict[tuple[Path, str], EarlyPredictions] = {}
         self.folders: dict[Path, str] = {}
         """By run folder: its cache."""

@@ -65,15 +65,15 @@ class Member:
                     by_folder[run.folder.resolve()] = run
         return list(by_folder.values())
 
-    def list_predictions(self) -> list[tuple[Run, str]]:
-        """The runs that `predict` asks for, with the kinds of checkpoint, each once."""
-        found: dict[tuple[Path, str], tuple[Run, str]] = {}
-
-        def record(run: Run, kind: str) -> np.ndarray:
-            found[run.folder.resolve(), kind] = run, kind
-            return np.full((1, len(run.classes)), 1 / len(run.classes))
-
-        self.predict(record)
+    def list_checkpoints(self, kind: str | None = None) -> list[tuple[Run, str]]:
+        """The runs that it predicts with, each once for every kind of checkpoint: "best" or "last"."""
+        if self.run is not None:
+            return [(self.run, kind or self.kind)]
+        found, weights = {}, self.fitted.weights if self.fitted else np.ones(len(self.of))
+        for member, weight in zip(self.of, weights, strict=True):
+            if weight > 0:
+                for run, which in member.list_checkpoints(self.kind):
+                    found[run.folder.resolve(), which] = (run, which)
         return list(found.values())
 
     def predict(self, ask: Callable[[Run, str], np.ndarray], kind: str | None = None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ from earshot.core.errors import UserError
 from earshot.core.file_names import list_audio_suffixes, to_text
 from earshot.core.files import hash_file, hash_value
 from earshot.core.settings import replace_defaults
-from earshot.features import for_run
+from earshot.features import exported, for_run
 from earshot.features.decode_ahead import Decoded, decode_files, split_bites
 from earshot.features.reasons import NOTES
 from earshot.features.shards import SHARD
@@ -60,9 +60,13 @@ def list_files(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
     return ids, files, notes
 
 
-def build_extractor(run: Run, weights: str | None, device: Device) -> tuple[Any, AudioSettings]:
+def build_extractor(
+    run: Run, weights: str | None, device: Device, report: Callable[[str], None] | None = None
+) -> tuple[Any, AudioSettings]:
     """The extractor that made a run's features, weights compared by content.
 
+    Args:
+        report: called with a line where an export of the run computes the network; None: torch does.
     Raises:
         UserError: the weights are missing or different.
     """
@@ -85,6 +89,8 @@ def build_extractor(run: Run, weights: str | None, device: Device) -> tuple[Any,
         )
     window = Window(**made["window"])
     extractor = module.Extractor(settings, window, device.name, weights, device.precision)
+    if report:
+        exported.replace_network(extractor, run, report)
     return extractor, replace_defaults(AudioSettings(), made["audio"], where)
 
 
@@ -195,9 +201,11 @@ def extract_features(
     device: Device,
     batch_size: int = 16,
     listed: frozenset[Path] = frozenset(),
+    report: Callable[[str], None] | None = None,
 ) -> NewClips:
-    """The features of new clips for a run; arguments and errors as of `ExtractedFiles.extract`."""
-    extractor, audio = build_extractor(run, weights, device)
+    """The features of new clips for a run; arguments and errors as of `build_extractor` and
+    `ExtractedFiles.extract`."""
+    extractor, audio = build_extractor(run, weights, device, report)
     found = ExtractedFiles(ids, files, extractor, audio, {run.config["record"]["view"]})
     found.extract(batch_size, listed)
     return NewClips(found.build_split(run), extractor.span, found.bad, found.noted)

@@ -15,7 +15,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.features.reasons import format_warnings
-from earshot.prediction import new_audio, rank_blend, submission, submit
+from earshot.prediction import exported, new_audio, rank_blend, submission, submit
 from earshot.prediction.events import Event
 from earshot.prediction.hidden_clips import HiddenClips, group_by_features
 from earshot.prediction.members import Member
@@ -74,7 +74,8 @@ def predict_cache(
 
         early = hidden.get_prediction(run, kind, own.split("subm"), load_rows) if hidden else None
         if early is None:
-            probabilities = predict.predict_run(run, load_rows(), device, kind, ids)
+            heads = exported.open_heads(run, kind, device)
+            probabilities = predict.predict_run(run, load_rows(), device, kind, ids, heads)
         else:
             probabilities = predict.reorder_clips(early, own.split("subm")["ids"], ids)
         print(f"{run.folder}: {describe_predictors(run)}, {len(ids)} clips")
@@ -106,16 +107,19 @@ def predict_group(
     weights: str | None,
     device: Device,
     listed: frozenset[Path],
+    report: Callable[[str], None],
 ) -> tuple[ExtractedFiles, dict[tuple[Path, str], tuple[np.ndarray, np.ndarray]]]:
     """Decode and extract new files once for runs that share their features, and predict them meanwhile.
 
+    Args:
+        report: called with a line where an export of a run computes something.
     Returns:
         the features; by run folder and kind of checkpoint (files, classes), and for each window alone
         (windows, classes).
     """
-    extractor, audio = new_audio.build_extractor(asked[0][0], weights, device)
+    extractor, audio = new_audio.build_extractor(asked[0][0], weights, device, report)
     made = ExtractedFiles(ids, files, extractor, audio, {run.config["record"]["view"] for run, _ in asked})
-    heads = [StreamedHeads(run, kind, extractor.span, device) for run, kind in asked]
+    heads = [StreamedHeads(run, kind, extractor.span, device, report) for run, kind in asked]
     made.extract(16, listed, HeadsThread(heads, device))
     found = {}
     for one in heads:
@@ -165,8 +169,8 @@ def predict_audio(
 
     windows = WindowPredictions()
     found: dict[tuple[Path, str], tuple[ExtractedFiles, np.ndarray, np.ndarray]] = {}
-    for asked in group_by_features(whole.list_predictions()):
-        made, predicted = predict_group(asked, ids, files, weights, device, listed)
+    for asked in group_by_features(whole.list_checkpoints()):
+        made, predicted = predict_group(asked, ids, files, weights, device, listed, report)
         found |= {key: (made, *both) for key, both in predicted.items()}
         reasons.update(made.bad)
         for note, noted_ids in made.noted.items():

@@ -14,10 +14,16 @@ from earshot.core.device import Device
 from earshot.core.files import hash_value
 from earshot.extractors.base import ClipFeatures
 from earshot.features.decode_ahead import decode
-from earshot.prediction import new_audio
+from earshot.prediction import exported, new_audio
 from earshot.prediction.members import Member
 from earshot.training.dataset import WindowDataset
-from earshot.training.predict import average_predictions, list_predictors, load_slot_head, predict_rows
+from earshot.training.predict import (
+    average_predictions,
+    list_predictors,
+    load_slot_head,
+    predict_rows,
+    predict_with_windows,
+)
 from earshot.training.run import Run
 
 
@@ -78,12 +84,13 @@ class Predictor:
         self._from = Path.cwd()
         self._pipelines: dict[Path, FeaturePipeline] = {}  # by run folder
         self._heads: dict[tuple[Path, str], list[tuple[str, Any]]] = {}
+        self._exported: dict[tuple[Path, str], exported.ExportedHeads | None] = {}
         self.lock = threading.RLock()
         by_key: dict[str, FeaturePipeline] = {}
         for run in self.runs:
             key = hash_value(run.config["record"]["features"])[:16]
             if key not in by_key:
-                by_key[key] = FeaturePipeline(key, *new_audio.build_extractor(run, weights, device))
+                by_key[key] = FeaturePipeline(key, *new_audio.build_extractor(run, weights, device, print))
             self._pipelines[self._resolve_run(run)] = by_key[key]
         # Warm up heads and kernels, so that the first clip is as quick as the second.
         noise = np.random.default_rng(0).standard_normal
@@ -112,7 +119,7 @@ class Predictor:
 
     def get_checkpoint_kind(self, run: Run) -> str:
         """The checkpoint that a run predicts by: "best" or "last"."""
-        return next(kind for folder, kind in self._heads if folder == self._resolve_run(run))
+        return next(kind for folder, kind in self._exported if folder == self._resolve_run(run))
 
     def predict_file(self, path: Path | str) -> Prediction:
         """Predict a file; BadAudio, with the reason in a line, where it can't be read."""
@@ -164,7 +171,11 @@ class Predictor:
 
     def predict(self, run: Run, kind: str, features: ClipFeatures, pooled: bool) -> np.ndarray:
         """(1, classes) of the clip, or (windows, classes), by the mean of a run's models."""
-        rows = self.build_rows(run, features, pooled)
+        rows, key = self.build_rows(run, features, pooled), (self._resolve_run(run), kind)
+        if key not in self._exported:
+            self._exported[key] = exported.open_heads(run, kind, self.device)
+        if graph := self._exported[key]:
+            return predict_with_windows(run, rows, self.device, kind, graph)[0]
         which, heads = np.arange(len(rows)), [head for _, head in self.load_heads(run, kind)]
         return average_predictions(
             run, rows, [predict_rows(run, head, rows, which, self.device) for head in heads]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from earshot.core.device import Device
+from earshot.prediction import exported
 from earshot.training import predict
 from earshot.training.dataset import WindowDataset
 from earshot.training.run import Run
@@ -39,13 +40,19 @@ class StreamedHeads:
 
     Args:
         span: seconds of the features' time axis.
+        report: called with a line where an export of the run predicts.
     """
 
-    def __init__(self, run: Run, kind: str, span: float, device: Device):
+    def __init__(
+        self, run: Run, kind: str, span: float, device: Device, report: Callable[[str], None] = print
+    ):
         self.run, self.kind, self._span, self._device = run, kind, span, device
         self.view = run.config["record"]["view"]
         slots = predict.list_predictors(run)
-        self._heads = [predict.load_slot_head(run, slot, kind, device) for slot in slots]
+        self._exported = exported.open_heads(run, kind, device, report)
+        self._heads = [
+            predict.load_slot_head(run, slot, kind, device) for slot in slots if not self._exported
+        ]
         self._logits: list[list[torch.Tensor]] = [[] for _ in slots]
         self._views: list[np.ndarray] = []  # of windows that wait for a full batch
         self._lengths: list[np.ndarray] = []
@@ -78,10 +85,17 @@ class StreamedHeads:
             # All windows have a mask if any of them is short: those before the first short one were predicted
             # without, which `finish` repeats.
             self._masked, self._redo = True, self._predicted
-        which = np.arange(count)
-        for head, logits in zip(self._heads, self._logits, strict=True):
-            logits.append(predict.compute_slot_logits(self.run, head, rows, which, self._device))
+        for found, logits in zip(self._compute(rows, np.arange(count)), self._logits, strict=True):
+            logits.append(found)
         self._predicted += count
+
+    def _compute(self, rows: WindowDataset, which: np.ndarray) -> list[torch.Tensor]:
+        """Each model's logits (rows, classes)."""
+        if self._exported:
+            return list(self._exported.compute_logits(rows, which).unbind(1))
+        return [
+            predict.compute_slot_logits(self.run, head, rows, which, self._device) for head in self._heads
+        ]
 
     def build_rows(self, view: np.ndarray, length: np.ndarray) -> WindowDataset:
         """Windows as the heads' input; arguments as of `add`."""
@@ -114,13 +128,11 @@ class StreamedHeads:
             none = np.zeros((0, len(self.run.classes)), np.float32)
             return predict.average_predictions(self.run, windows, []), none
         self._predict(self.windows - self._predicted)
-        rows, again = (load_rows(), np.arange(self._redo)) if self._redo else (None, None)
-        whole = []
-        for head, logits in zip(self._heads, self._logits, strict=True):
-            found = torch.cat(logits)
-            if rows is not None and again is not None:
-                found[: self._redo] = predict.compute_slot_logits(self.run, head, rows, again, self._device)
-            whole.append(found)
+        whole = [torch.cat(logits) for logits in self._logits]
+        if self._redo:
+            again = self._compute(load_rows(), np.arange(self._redo))
+            for found, better in zip(whole, again, strict=True):
+                found[: self._redo] = better
         return predict.average_logits(self.run, windows, whole)
 
 

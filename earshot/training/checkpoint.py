@@ -134,6 +134,14 @@ class FoldFolder:
                 f"{error}: run train.py again, which sets it aside and trains the fold again"
             ) from None
 
+    def read_weights_hash(self, which: str) -> str:
+        """The SHA-256 of the "best" or "last" weights, as their checkpoint records it; they are not read."""
+        found = find_content(self.folder / which)
+        name = self.STATE if which == "last" else self.HEAD
+        if found is None:
+            raise UserError(f"{self.folder} has no {which} checkpoint yet: continue training with train.py")
+        return str(checksums.read(found / name).get("sha256", {}).get(self.WEIGHTS))
+
     def is_complete(self) -> bool:
         """Is this fold trained to its end?"""
         state = self._read_state()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -38,8 +38,20 @@ class Windows(Protocol):
     def __len__(self) -> int: ...
 
 
+class ExportedHeads(Protocol):
+    """All models of a run without torch; the class itself is in a package above."""
+
+    def compute_logits(self, rows: WindowDataset, which: np.ndarray) -> torch.Tensor:
+        """Logits (rows, models, classes) of the rows `which`, in the order of `list_predictors`."""
+
+
 def predict_run(
-    run: Run, rows: WindowDataset, device: Device, kind: str = "best", ids: Sequence[Any] | None = None
+    run: Run,
+    rows: WindowDataset,
+    device: Device,
+    kind: str = "best",
+    ids: Sequence[Any] | None = None,
+    exported: ExportedHeads | None = None,
 ) -> np.ndarray:
     """The mean of a run's folds and seeds, or of its models on all clips if it has some.
 
@@ -48,14 +60,18 @@ def predict_run(
         device: where, in the precision that the run was trained in.
         kind: the checkpoint to predict with, "best" or "last".
         ids: the clips in the order that is wanted, where it is not that of `rows`.
+        exported: the same models, of that kind of checkpoint, in place of torch's.
     Returns:
         (clips, classes) probabilities, NaN for clips without rows.
     Raises:
         UserError: no fold of the run is finished.
     """
-    found = average_predictions(
-        run, rows, [predict_slot(run, slot, kind, rows, device) for slot in list_predictors(run)]
-    )
+    if exported:
+        found = predict_with_windows(run, rows, device, kind, exported)[0]
+    else:
+        found = average_predictions(
+            run, rows, [predict_slot(run, slot, kind, rows, device) for slot in list_predictors(run)]
+        )
     return found if ids is None else reorder_clips(found, rows.ids, ids)
 
 
@@ -148,17 +164,12 @@ def predict(
 
 
 def predict_with_windows(
-    run: Run, rows: WindowDataset, device: Device, kind: str = "best"
+    run: Run, rows: WindowDataset, device: Device, kind: str = "best", exported: ExportedHeads | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `predict_run` predicts, (clips, classes), and the same for each window alone, (rows, classes)."""
     if not len(rows):
         return average_predictions(run, rows, []), np.zeros((0, len(run.classes)), np.float32)
-    which = np.arange(len(rows))
-    logits = (
-        compute_slot_logits(run, load_slot_head(run, slot, kind, device), rows, which, device)
-        for slot in list_predictors(run)
-    )
-    return average_logits(run, rows, logits)
+    return average_logits(run, rows, _list_logits(run, rows, device, kind, exported))
 
 
 def compute_slot_logits(
@@ -172,12 +183,24 @@ def compute_slot_logits(
 def average_logits(run: Run, rows: Windows, logits: Iterable[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """What a run predicts, (clips, classes), and the same for each window alone, (windows, classes), from the
     logits (windows, classes) of each of its models."""
-    clip, pooled, each = torch.from_numpy(rows.clip).long(), [], []
+    clip, pooled, each = torch.from_numpy(np.array(rows.clip)).long(), [], []
     for one in logits:
         found = window_pooling.pool_logits(one, clip, len(rows.ids), run.pool, rows.multilabel)
         pooled.append(found.numpy())
         each.append(window_pooling.to_probabilities(one, rows.multilabel).numpy())
     return average_predictions(run, rows, pooled), np.mean(each, 0)
+
+
+def _list_logits(
+    run: Run, rows: WindowDataset, device: Device, kind: str, exported: ExportedHeads | None
+) -> Iterator[torch.Tensor]:
+    """Each model's logits (rows, classes)."""
+    which = np.arange(len(rows))
+    if exported:
+        yield from exported.compute_logits(rows, which).unbind(1)
+        return
+    for slot in list_predictors(run):
+        yield compute_slot_logits(run, load_slot_head(run, slot, kind, device), rows, which, device)
 
 
 @torch.inference_mode()

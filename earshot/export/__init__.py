@@ -1,0 +1,1 @@
+"""A run's networks as ONNX or OpenVINO files, checked against torch."""
