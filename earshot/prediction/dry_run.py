@@ -199,11 +199,12 @@ class _Stages:
             features += time.perf_counter() - decoded
             for number, one in enumerate(heads):
                 at = time.perf_counter()
-                one.add(made[-1][0][one.view], made[-1][1])
+                # not in this thread, as in a real prediction: threads of torch then wait for each other less
+                pool.submit(one.add, made[-1][0][one.view], made[-1][1]).result()
                 spent[number] += time.perf_counter() - at
         for number, one in enumerate(heads):
             at = time.perf_counter()
-            self.finish(one, made)
+            pool.submit(self.finish, one, made).result()
             spent[number] += time.perf_counter() - at
         return decode, features, spent
 
@@ -219,7 +220,7 @@ class _Stages:
         finally:
             thread.close()
         for one in heads:
-            self.finish(one, made)
+            pool.submit(self.finish, one, made).result()
         return time.perf_counter() - began
 
 
