@@ -3,7 +3,8 @@
     python benchmarks/export.py [--weights mn04_as_mAP_432.pt] [--repeats 15] [--only ROW ...]
 
 A recording of a minute is one batch: 12 stretches of 5 s, for AST the 6 windows of its own length. Heads and
-AST have random weights. All ways take turns in every round, and the best of each counts: other work on the machine hinders all.
+AST have random weights. All ways take turns in every round, and the best of each counts. Beside other work on the machine
+measure with one thread (OMP_NUM_THREADS=1): torch's threads wait for each other at every layer.
 """
 
 from __future__ import annotations
@@ -169,8 +170,8 @@ def main() -> None:
         "five folds. A minute of audio is one batch: milliseconds a stretch of 5 s (AST: a window of its",
         "10.24 s), and how many times as fast as torch in the same run. Heads are timed from the features,",
         "encoders from the samples, their spectrograms by torch. Differences are of probabilities; for",
-        "encoders of the features, rounded to float16. `--fp16` halves the files; sums stay in fp32. The best",
-        "of the rounds counts; where the machine had other work, torch lost the most by it.",
+        "encoders of the features, rounded to float16. `--fp16` halves the files; sums stay in fp32. The",
+        "best of the rounds counts.",
     ]
     for name in flags.only:
         with tempfile.TemporaryDirectory() as folder:
@@ -185,6 +186,7 @@ def main() -> None:
                 ways, stretches = build_mn04_ways(scratch, str(flags.weights))
             else:
                 ways, stretches = build_ast_ways(scratch)
+            key += f", threads: {torch.get_num_threads()}"
             for row, line in format_row(key, ways, stretches, flags.repeats):
                 print(line, flush=True)
                 keep_rows(title, about, HEADER, {row: line}, flags.out)
