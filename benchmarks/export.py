@@ -3,8 +3,8 @@
     python benchmarks/export.py [--weights mn04_as_mAP_432.pt] [--repeats 15] [--only ROW ...]
 
 A recording of a minute is one batch: 12 stretches of 5 s, for AST the 6 windows of its own length. Heads and
-AST have random weights. All ways take turns in every round, and the best of each counts. Beside other work on the machine
-measure with one thread (OMP_NUM_THREADS=1): torch's threads wait for each other at every layer.
+AST have random weights. All ways take turns in every round, and the best of each counts. Beside other work on
+the machine measure with one thread (OMP_NUM_THREADS=1): torch's threads wait for each other at every layer.
 """
 
 from __future__ import annotations
