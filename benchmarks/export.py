@@ -166,12 +166,12 @@ def main() -> None:
     flags = parser.parse_args()
     title = f"Exported networks on {machine()}"
     about = [
-        "`python benchmarks/export.py --weights mn04_as_mAP_432.pt`, with OMP_NUM_THREADS=1 for the rows of one",
-        "thread. A minute of audio is one batch: milliseconds a stretch of 5 s (AST: a window of its 10.24 s),",
-        "and how many times as fast as torch in the same run. Heads are timed from the features, encoders from",
-        "the samples, their spectrograms by torch. Differences are of probabilities; for encoders of the",
-        "features, rounded to float16. `--fp16` halves the files; sums stay in fp32. The best of the rounds",
-        "counts.",
+        "`python benchmarks/export.py --weights mn04_as_mAP_432.pt`, with OMP_NUM_THREADS=1 for the rows",
+        "of one thread. A minute of audio is one batch: milliseconds a stretch of 5 s (AST: a window of",
+        "its 10.24 s), and how many times as fast as torch in the same run. Heads are timed from the",
+        "features, encoders from the samples, their spectrograms by torch. Differences are of",
+        "probabilities; for encoders of the features, rounded to float16. `--fp16` halves the files; sums",
+        "stay in fp32. The best of the rounds counts.",
     ]
     for name in flags.only:
         with tempfile.TemporaryDirectory() as folder:
