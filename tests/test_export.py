@@ -18,7 +18,8 @@ from earshot.core import checksums, graphs
 from earshot.core.checksums import CorruptFile
 from earshot.core.errors import UserError
 from earshot.export import compare, trace, write
-from earshot.extractors import ast, graph_trial
+from earshot.extractors import ast
+from earshot.features import graph_trial
 from earshot.features.exported import load_network
 from earshot.training.predict import compute_logits
 

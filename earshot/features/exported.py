@@ -11,7 +11,7 @@ import numpy as np
 from earshot.core import graphs
 from earshot.core.checksums import CorruptFile
 from earshot.core.files import hash_value
-from earshot.extractors import graph_trial
+from earshot.features import graph_trial
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from earshot.core import graphs
 from earshot.core.checksums import CorruptFile
 from earshot.core.device import Device
 from earshot.core.shell import join_command
-from earshot.extractors import graph_trial
+from earshot.features import graph_trial
 from earshot.training.dataset import WindowDataset
 from earshot.training.predict import list_predictors
 from earshot.training.run import Run

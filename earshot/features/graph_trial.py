@@ -1,6 +1,6 @@
 """Try a graph of an export in a process of its own, under limits of memory and time: a run may be untrusted.
 
-    python -P -m earshot.extractors.graph_trial FOLDER NAME RUNTIME MEMORY SECONDS
+    python -P -m earshot.features.graph_trial FOLDER NAME RUNTIME MEMORY SECONDS
 
 runs the graph on two rows of zeros. MEMORY is in bytes, beyond what Python and the libraries take; SECONDS
 are those of the processor.
@@ -42,7 +42,7 @@ def try_graph(folder: Path, name: str, runtime: str) -> None:
 @functools.lru_cache(maxsize=64)
 def _passes(folder: Path, name: str, runtime: str, changed: tuple[tuple[int, int], ...]) -> bool:
     memory = MEMORY + COPIES * sum(size for size, _ in changed)
-    command = [sys.executable, "-P", "-m", "earshot.extractors.graph_trial", str(folder), name, runtime]
+    command = [sys.executable, "-P", "-m", "earshot.features.graph_trial", str(folder), name, runtime]
     # the packages of this process, wherever they are; not those of the current folder
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
     with contextlib.suppress(subprocess.TimeoutExpired):
