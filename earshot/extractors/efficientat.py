@@ -12,6 +12,7 @@ strictly by names and shapes, and read as plain data.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -183,7 +184,7 @@ class Extractor(base.Extractor):
             self.features = fuse_batchnorm(network.features).to(
                 self.device, memory_format=torch.channels_last
             )
-            self.exportable = None if "blocks" in self.views else "features"
+            self.exportable = "compute_layers" if "blocks" in self.views else "features"
         layers: Any = self.features or ()
         widths = [layer.block[-1][0].in_channels for layer in layers if hasattr(layer, "block")]
         frames, rows = 1 + (self.samples - 1) // HOP, BINS
@@ -197,6 +198,7 @@ class Extractor(base.Extractor):
             "blocks": (channels + sum(widths), 1, 1),
             "spectrogram": spectrogram,
         }
+        self.map_shape = shapes["frames"]
         self.shapes = {view: shapes[view] for view in self.views}
         self.taper = mel.build_hann(WIN, False, self.device)
         bank = mel.build_mel_bank(BINS, self.rate, N_FFT, 0.0, FMAX, "kaldi")
@@ -231,22 +233,21 @@ class Extractor(base.Extractor):
             power = spectrum.real.square() + spectrum.imag.square()
             return (((self.bank @ power + 1e-5).log() + 4.5) / 5)[:, None]
 
-    def compute_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The last feature map of (B, 1, 128, T), and the means (B, C, 1, 1) of the map that each block
-        projects, if the view `blocks` is chosen."""
-        layers: Any = self.features
-        if "blocks" not in self.views:
-            return layers(images).float(), []
+    def compute_layers(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, values) of images (B, 1, 128, T): the last feature map, then the mean of the map that each
+        block projects."""
+        import torch
+
         x, means = images, []
-        for layer in layers:
+        for layer in cast(Any, self.features):
             if not hasattr(layer, "use_res_connect"):
                 x = layer(x)
                 continue
             wide = layer.block[:-1](x)
-            means.append(wide.float().mean(dim=(2, 3), keepdim=True))
+            means.append(wide.float().mean(dim=(2, 3)))
             projected = layer.block[-1](wide)
             x = projected + x if layer.use_res_connect else projected
-        return x.float(), means
+        return torch.cat([x.float().flatten(1), *means], 1)
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Views of a batch of windows; see `base.Extractor.forward`."""
@@ -258,7 +259,15 @@ class Extractor(base.Extractor):
         )
         views = {"spectrogram": images}
         if self.features is not None:
-            maps, means = self.compute_maps(images)
+            means: list[torch.Tensor] = []
+            if "blocks" in self.views:
+                values, shape = self.compute_layers(images), self.map_shape
+                # the network's own memory layout, in which means are summed in the same order
+                maps = values[:, : math.prod(shape)].unflatten(1, shape)
+                maps = maps.contiguous(memory_format=torch.channels_last)
+                means = [values[:, math.prod(shape) :, None, None]]
+            else:
+                maps = self.features(images).float()
             pooled = maps.mean(dim=(2, 3), keepdim=True)
             views |= {"pooled": pooled, "frames": maps, "blocks": torch.cat([*means, pooled], 1)}
         return {view: views[view] for view in self.views}

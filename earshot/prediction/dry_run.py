@@ -160,10 +160,18 @@ class _Stages:
 
     def __init__(self, asked: list[tuple[Run, str]], work: Workload, weights: str | None, device: Device):
         self.asked, self.work, self.device = asked, work, device
-        self.extractor, self.audio = new_audio.build_extractor(asked[0][0], weights, device)
+        self._said: set[str] = set()
+        self.extractor, self.audio = new_audio.build_extractor(asked[0][0], weights, device, self._report)
+
+    def _report(self, line: str) -> None:
+        """Print a line once: heads are loaded several times."""
+        if line not in self._said:
+            self._said.add(line)
+            print(line)
 
     def load_heads(self) -> list[StreamedHeads]:
-        return [StreamedHeads(run, kind, self.extractor.span, self.device) for run, kind in self.asked]
+        span = self.extractor.span
+        return [StreamedHeads(run, kind, span, self.device, self._report) for run, kind in self.asked]
 
     def decode(self, paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[Decoded]:
         decoded = decode_files(paths, self.extractor.rate, self.audio, frozenset(), pool)
