@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from earshot.core import cli, config
 from earshot.core.errors import UserError
 from earshot.core.shell import join_command
 from earshot.prediction import members, saved_blend
 from earshot.prediction.members import Member
+
+if TYPE_CHECKING:
+    from earshot.core.device import Device
 
 ABOUT = (
     "Predict with saved runs.\n"
@@ -50,6 +53,19 @@ def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:
     return whole
 
 
+def fit_stretches(whole: Member, flags: config.PredictFlags, at: Device) -> None:
+    """Fit how much neighbouring stretches count, for each run."""
+    from earshot.competition.load import load
+    from earshot.core import kaggle_paths
+    from earshot.kaggle import download
+    from earshot.prediction.fit_stretches import fit_run
+
+    place = download.find_or_download(kaggle_paths.resolve_slug(flags.fit_stretches or ""), "data")
+    competition = load(place)
+    for run in whole.list_runs():
+        print(f"{run.folder}: {fit_run(run, competition, flags.weights, at)}", flush=True)
+
+
 def main(argv: list[str]) -> None:
     """Parse, open the runs, predict."""
     from earshot.kaggle import submit
@@ -83,16 +99,22 @@ def main(argv: list[str]) -> None:
     from earshot.prediction import predict_runs
 
     at = device.choose(flags.device)
+    if flags.fit_stretches and (files or flags.audio):
+        raise UserError("--fit-stretches is for a competition's rows: leave out --audio and files")
     if files and flags.audio:
         raise UserError("give files or --audio FOLDER, not both")
     if files or flags.audio:
         predict_runs.predict_files(
             blend_members(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at
         )
-    elif predict_runs.predict_cache(
-        blend_members(inside, flags), flags.features, Path(out), at, sending.message, flags.name
-    ):
-        send(Path(out))
+    else:
+        whole = blend_members(inside, flags)
+        if flags.fit_stretches:
+            fit_stretches(whole, flags, at)
+        if predict_runs.predict_cache(
+            whole, flags.features, Path(out), at, sending.message, flags.name, flags.smooth
+        ):
+            send(Path(out))
     if flags.name is not None and flags.report and not files:
         from earshot.report.make import report_on
 

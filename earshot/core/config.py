@@ -325,6 +325,11 @@ class PredictFlags:
     """a file or folder of new audio to predict instead of the competition's clips"""
     weights: str | None = None
     """the extractor's weights for --audio, if they have moved"""
+    fit_stretches: str | None = None
+    """fit how much neighbouring stretches count, on recordings mixed from this competition's training clips
+    (folder, zip or slug), where rows are stretches of recordings; kept with each run"""
+    smooth: bool = True
+    """mix a stretch's probabilities with its neighbours', as fitted by --fit-stretches"""
     runs_folder: str = "runs"
     """folder of the runs"""
     out: str | None = None

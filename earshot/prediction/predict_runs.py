@@ -15,7 +15,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.features.reasons import format_warnings
-from earshot.prediction import new_audio, submission, submit
+from earshot.prediction import new_audio, stretches, submission, submit
 from earshot.prediction.events import Event
 from earshot.prediction.members import Member
 from earshot.prediction.seen_clips import SeenClips
@@ -35,9 +35,11 @@ def predict_cache(
     device: Device,
     message: str = "",
     name: str | None = None,
+    smooth: bool = True,
 ) -> bool:
     """The submission for the clips that the caches hold, `message` for the ledger; False where there is
-    nothing to submit. It is kept under the name of the run or blend, `name` where that is new."""
+    nothing to submit. It is kept under the name of the run or blend, `name` where that is new. `smooth`: mix
+    stretches with their neighbours where a run has that fitted."""
     name = name or (whole.folder.name if whole.folder else "")
     runs = whole.list_runs()
     caches = {run.folder.resolve(): run_cache.open_run_cache(run, features) for run in runs}
@@ -53,10 +55,14 @@ def predict_cache(
     ids = cache.split("subm")["ids"]
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
-        rows = dataset.load_rows(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
-        probabilities = predict.predict_run(run, rows, device, kind, ids)
+        own = caches[run.folder.resolve()]
+        rows = dataset.load_rows(own, "subm", run.config["record"]["view"], device)
+        probabilities = predict.predict_run(run, rows, device, kind)
         print(f"{run.folder}: {describe_predictors(run)}, {len(ids)} clips")
-        return probabilities
+        if smooth:
+            probabilities, lines = stretches.smooth_run(run, own.split("subm"), probabilities)
+            print(*map("{}\n".format, lines), sep="", end="")
+        return predict.reorder_clips(probabilities, rows.ids, ids)
 
     lines = submit.write_submission(
         cache,
