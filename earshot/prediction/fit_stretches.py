@@ -34,7 +34,7 @@ EVENTS = (2, 6)  # of each, at least and at most
 LEVELS = (0.0, 20.0)  # dB of an event above the background
 BACKGROUND = 0.01  # root mean square of its pink noise
 TRIM = 40.0  # dB below the loudest part of a clip: what is softer at its ends is no event
-PRESENT = 1.0  # seconds of an event, or half of a shorter one, in a stretch that has its label
+PRESENT = 1.0  # seconds of an event in a stretch that has its label; of a shorter event or stretch, half
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 METRIC = "roc_auc_macro"
 BATCH = 16  # windows at a time
@@ -86,7 +86,7 @@ def mix_recording(
         wave[first : first + len(event)] += BACKGROUND * 10 ** (level / 20) / np.sqrt(power) * event
         start, end = first / rate, (first + len(event)) / rate
         inside = np.minimum(edges[1:], end) - np.maximum(edges[:-1], start)
-        truth[np.ix_(inside >= min(PRESENT, (end - start) / 2), found[1])] = 1
+        truth[np.ix_(inside >= min(PRESENT, (end - start) / 2, step / 2), found[1])] = 1
     return Mixture(wave.astype(np.float32), truth)
 
 
