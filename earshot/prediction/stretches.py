@@ -8,6 +8,7 @@ import numpy as np
 
 from earshot.core import checksums
 from earshot.core.errors import UserError
+from earshot.core.shell import join_command
 from earshot.training.run import Run
 
 NAME = "stretches.json"  # in the folder of a run
@@ -89,10 +90,12 @@ def smooth_run(run: Run, split: dict[str, Any], probabilities: np.ndarray) -> tu
     Args:
         split: the clips, as the cache has them. probabilities: (clips, classes).
     """
-    weight = read_weight(run)
+    weight, recordings = read_weight(run), np.asarray(split["groups"])
+    if not (run.folder / NAME).exists() and (recordings != "").any():
+        again = join_command("python", "predict.py", "--runs", run.folder, "--fit-stretches", "COMPETITION")
+        return probabilities, [f"stretches: to fit how much neighbours count: {again}"]
     if not weight:
         return probabilities, []
-    recordings = np.asarray(split["groups"])
     if not (recordings != "").any():
         return probabilities, [
             f"warning: {run.folder / NAME} is not used: the cache names no recordings; its rows are not "
