@@ -73,7 +73,7 @@ def test_stretches_are_cut_wider_where_windows_overlap():
     nan = float("nan")
     clips = table(("train", 0, 5), ("subm", 0, 5), ("subm", 5, 10), ("subm", nan, nan), ("subm", 0, 30))
     found = widen(clips, 5.0, 2.5)
-    assert found.start.tolist()[:3] == [0, 0, 3.75] and found.end.tolist()[:3] == [5, 6.25, 11.25]
+    assert found.start.tolist()[:3] == [0, 0, 2.5] and found.end.tolist()[:3] == [5, 7.5, 12.5]
     assert found[3:].equals(clips[3:]) and clips.start[2] == 5
     for window, hop in ((5.0, None), (5.0, 5.0), (2.0, 1.0), (10.0, 5.0)):
         assert widen(table(("subm", 5, 10)), window, hop).equals(table(("subm", 5, 10)))
@@ -142,8 +142,8 @@ def test_a_damaged_weight_is_refused(tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fitted by predict.py, kept with the run, used by predict.py and train.py; switched off; two windows a
-    stretch."""
+    """Fitted by predict.py, kept with the run, used by predict.py and train.py; switched off; three windows
+    a stretch."""
     data = soundscapes(tmp_path / "night")
     monkeypatch.chdir(tmp_path)
     get_features.main(["--competition", str(data), "--extractor", "logmel"])
@@ -220,12 +220,12 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
             "0.5",
         ]
     )
-    assert "stretches: two windows each" in capsys.readouterr().out
+    assert "stretches: three windows each" in capsys.readouterr().out
     two = Cache(Path("data/night/two")).split("subm")
     windows = {
         id: two["start"][two["clip"] == number].tolist() for number, id in enumerate(two["ids"].tolist())
     }
-    assert windows["r_7_2"] == [0.75, 1.25] and windows["r_7_1"] == [0.0, 0.25] and windows["gone_1"] == []
+    assert windows["r_7_2"] == [0.5, 1.0, 1.5] and windows["r_7_1"] == [0.0, 0.5] and windows["gone_1"] == []
 
 
 @pytest.mark.slow

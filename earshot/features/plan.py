@@ -140,7 +140,9 @@ def make_plan(
         notes.append(f"rate: {rate} Hz, the most common one of the training clips")
     filled = Window(float(seconds), window.hop, window.pad or made_by.pad, window.max_windows, int(rate))
     if segments.widen(clips, filled.seconds, filled.hop) is not clips:
-        notes.append("stretches: two windows each, half a hop before and after its own, which are pooled")
+        notes.append(
+            "stretches: three windows each, its own and those a hop before and after, which are pooled"
+        )
     # Copies played slower are a little longer, which an estimate of disk space may ignore.
     windows = (
         _estimate_windows([header[0] for header in headers], [size for _, size in known], filled)
