@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from earshot.core import cli, config
 from earshot.core.deadline import parse_duration
@@ -13,6 +13,9 @@ from earshot.core.errors import UserError
 from earshot.core.shell import join_command
 from earshot.prediction import members, saved_blend
 from earshot.prediction.members import Member
+
+if TYPE_CHECKING:
+    from earshot.core.device import Device
 
 ABOUT = (
     "Predict with saved runs.\n"
@@ -103,6 +106,16 @@ def use_cores(count: int | None) -> None:
         os.sched_setaffinity(0, here[:count])
 
 
+def fit_stretches(whole: Member, flags: config.PredictFlags, at: Device) -> None:
+    """Fit how much neighbouring stretches count, for each run."""
+    from earshot.competition.load import load
+    from earshot.prediction.fit_stretches import fit_run
+
+    competition = load(find_competition(flags.fit_stretches))
+    for run in whole.list_runs():
+        print(f"{run.folder}: {fit_run(run, competition, flags.weights, at)}", flush=True)
+
+
 def main(argv: list[str]) -> None:
     """Parse, open the runs, predict."""
     from earshot.kaggle import submit
@@ -147,6 +160,8 @@ def main(argv: list[str]) -> None:
     from earshot.prediction import predict_runs
 
     at = device.choose(flags.device)
+    if flags.fit_stretches and (files or flags.audio):
+        raise UserError("--fit-stretches is for a competition's rows: leave out --audio and files")
     if files and flags.audio:
         raise UserError("give files or --audio FOLDER, not both")
     if files or flags.audio:
@@ -155,6 +170,8 @@ def main(argv: list[str]) -> None:
         )
     else:
         whole, hidden = blend_members(inside, flags), None
+        if flags.fit_stretches:
+            fit_stretches(whole, flags, at)
         if place is not None:
             from earshot.prediction.hidden_clips import HiddenClips
 
@@ -163,7 +180,7 @@ def main(argv: list[str]) -> None:
                 print("nothing to submit: the competition has no clips without labels yet")
                 return
         if predict_runs.predict_cache(
-            whole, flags.features, Path(out), at, sending.message, flags.name, hidden
+            whole, flags.features, Path(out), at, sending.message, flags.name, hidden, flags.smooth
         ):
             send(Path(out))
     if flags.name is not None and flags.report and not files:

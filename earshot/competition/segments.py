@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from earshot.competition.names import find_side, strip_suffix
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from earshot.competition.file_index import Files
 
 NAMED = re.compile(r"(.+)_(\d{1,6})", re.ASCII)
+SLACK = 0.01  # seconds by which a stretch may exceed a window and still be one
+NEARLY = 0.8  # of a window, from which on a stretch is as long as one
 DATED = re.compile(r"(.+)_(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])", re.ASCII)
 
 
@@ -67,6 +71,23 @@ def find_step(ends: Iterable[Sequence[float]]) -> float:
     if steps:
         return min(steps, key=lambda seconds: (-steps[seconds], seconds))
     return min((of_one[0] for of_one in every), default=0)
+
+
+def widen(clips: pd.DataFrame, window: float, hop: float | None) -> pd.DataFrame:
+    """Clips whose stretches to submit reach a hop further at both ends, where windows overlap and a stretch
+    would have only one: it then has three, its own, one a hop before and one a hop after.
+
+    Args:
+        window, hop: seconds; None = no overlap.
+    """
+    length = clips.end - clips.start
+    alone = (clips.split == "subm") & (length <= window + SLACK) & (length >= window * NEARLY)
+    if hop is None or hop >= window or not alone.any():
+        return clips
+    return clips.assign(
+        start=clips.start.mask(alone, (clips.start - hop).clip(lower=0)),
+        end=clips.end.mask(alone, clips.end + hop),
+    )
 
 
 def find_recordings(files: Files, names: Iterable[str]) -> dict[str, str]:

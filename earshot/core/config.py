@@ -331,6 +331,11 @@ class PredictFlags:
     """time for --hidden's features; clips that it leaves no time for are filled with class priors"""
     weights: str | None = None
     """the extractor's weights for --audio and --hidden, if they have moved"""
+    fit_stretches: str | None = None
+    """fit how much neighbouring stretches count, on recordings mixed from this competition's training clips
+    (folder, zip or slug), where rows are stretches of recordings; kept with each run"""
+    smooth: bool = True
+    """mix a stretch's probabilities with its neighbours', as fitted by --fit-stretches"""
     runs_folder: str = "runs"
     """folder of the runs"""
     out: str | None = None

@@ -13,6 +13,7 @@ import numpy as np
 
 from earshot.audio.load import AudioSettings, BadAudio, cut_segment, read
 from earshot.audio.source import Unreadable
+from earshot.competition import segments
 from earshot.core.errors import TemporaryError
 from earshot.features import augmented_copies
 from earshot.features.shards import SHARD, Shard
@@ -49,7 +50,8 @@ def start_jobs(
     Args:
         unreadable: indices of training clips; no copies are made of them.
     """
-    clips = plan.competition.clips
+    # Not in the plan's clips: caches of other hops hold the same clips and can be blended.
+    clips = segments.widen(plan.competition.clips, plan.window.seconds, plan.window.hop)
 
     def decode_clip(path: str) -> Decoded | str:
         return decode(path, rate, plan.audio, path not in plan.unreadable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from earshot import extractors
 from earshot.core import checksums
 from earshot.core.errors import UserError
+from earshot.core.file_names import to_text
 from earshot.core.files import hash_file, write_bytes
 from earshot.core.version import __version__
 from earshot.features import augmented_copies, cache, clip_weights, reasons, schema
@@ -107,10 +109,19 @@ def _build_clip_arrays(competition: Competition, rows: pd.DataFrame, split: str)
         "ids": np.array(rows.id.tolist(), dtype=np.str_),
         "labels": _build_labels(competition, rows.label),
         "folds": np.array(rows.fold.tolist(), dtype=np.int32),
-        "groups": np.array(rows.group.tolist(), dtype=np.str_),
+        "groups": np.array(_list_groups(competition, rows), dtype=np.str_),
     }
     weights = clip_weights.get_weights(rows) if split == "train" else None
     return arrays if weights is None else arrays | {"weights": weights}
+
+
+def _list_groups(competition: Competition, rows: pd.DataFrame) -> list[str]:
+    """The group of each clip; of a stretch to submit its recording, which its neighbours share."""
+    root = f"{competition.root}{os.sep}"
+    return [
+        group if split != "subm" or np.isnan(start) else to_text(path.removeprefix(root))
+        for group, split, start, path in zip(rows.group, rows.split, rows.start, rows.path, strict=True)
+    ]
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray], shards: list[Shard], meta: dict[str, Any]) -> None:

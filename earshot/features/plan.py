@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot import extractors
+from earshot.competition import segments
 from earshot.core import checksums, kaggle_paths
 from earshot.core.config import AugmentFlags
 from earshot.core.disk_space import SLACK
@@ -139,6 +140,10 @@ def make_plan(
         rate = Counter(h[1] for h in headers).most_common(1)[0][0]
         notes.append(f"rate: {rate} Hz, the most common one of the training clips")
     filled = Window(float(seconds), window.hop, window.pad or made_by.pad, window.max_windows, int(rate))
+    if segments.widen(clips, filled.seconds, filled.hop) is not clips:
+        notes.append(
+            "stretches: three windows each, its own and those a hop before and after, which are pooled"
+        )
     # Copies played slower are a little longer, which an estimate of disk space may ignore.
     windows = (
         _estimate_windows([header[0] for header in headers], [size for _, size in known], filled)

@@ -15,7 +15,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.features.reasons import format_warnings
-from earshot.prediction import exported, new_audio, rank_blend, submission, submit
+from earshot.prediction import exported, new_audio, rank_blend, stretches, submission, submit
 from earshot.prediction.events import Event
 from earshot.prediction.hidden_clips import HiddenClips, group_by_features
 from earshot.prediction.members import Member
@@ -39,10 +39,15 @@ def predict_cache(
     message: str = "",
     name: str | None = None,
     hidden: HiddenClips | None = None,
+    smooth: bool = True,
 ) -> bool:
-    """The submission for the clips that the caches hold, `message` for the ledger; False where there is
-    nothing to submit. It is kept under the name of the run or blend, `name` where that is new. `hidden` has
-    the clips of a code competition, and what was predicted while they were extracted."""
+    """The submission for the clips that the caches hold; False where there is nothing to submit.
+
+    Args:
+        message: for the ledger. name: the submission is kept under it; None: the run's or blend's.
+        hidden: the clips of a code competition, and what was predicted while they were extracted.
+        smooth: mix stretches with their neighbours where a run has that fitted.
+    """
     name = name or (whole.folder.name if whole.folder else "")
     runs = whole.list_runs()
     places = hidden.folders if hidden else {}
@@ -72,14 +77,16 @@ def predict_cache(
         def load_rows() -> WindowDataset:
             return dataset.load_rows(own, "subm", view, device)
 
-        early = hidden.get_prediction(run, kind, own.split("subm"), load_rows) if hidden else None
-        if early is None:
+        split = own.split("subm")
+        probabilities = hidden.get_prediction(run, kind, split, load_rows) if hidden else None
+        if probabilities is None:
             heads = exported.open_heads(run, kind, device)
-            probabilities = predict.predict_run(run, load_rows(), device, kind, ids, heads)
-        else:
-            probabilities = predict.reorder_clips(early, own.split("subm")["ids"], ids)
+            probabilities = predict.predict_run(run, load_rows(), device, kind, exported=heads)
         print(f"{run.folder}: {describe_predictors(run)}, {len(ids)} clips")
-        return probabilities
+        if smooth:
+            probabilities, lines = stretches.smooth_run(run, split, probabilities)
+            print(*map("{}\n".format, lines), sep="", end="")
+        return predict.reorder_clips(probabilities, split["ids"], ids)
 
     lines = submit.write_submission(
         cache,

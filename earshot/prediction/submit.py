@@ -12,7 +12,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, write_bytes
 from earshot.features.cache import Cache
-from earshot.prediction import ledger, submission
+from earshot.prediction import ledger, stretches, submission
 from earshot.training import dataset, metrics, predict, run_scores
 from earshot.training.predict import describe_predictors
 from earshot.training.run import Run
@@ -59,7 +59,10 @@ def score_and_submit(
             f"the submission is predicted by each fold's best checkpoint (--metric {training['metric']}); by "
             f"those of the last epoch: predict.py --runs {run.folder.name} --blend auto"
         )
-    probabilities = predict.predict_run(run, rows, device)
+    split = cache.split("subm")
+    probabilities, lines = stretches.smooth_run(run, split, predict.predict_run(run, rows, device))
+    for text in lines:
+        run.log(text)
     name = run.folder.name
     for text in write_submission(cache, rows.ids, probabilities, prior, run.classes, out, name, runs=[run]):
         run.log(text)
