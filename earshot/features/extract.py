@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import operator
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from earshot.core import checksums, disk_space, latest, worker_pool
 from earshot.core.deadline import LONG, Deadline, defer_signals, format_clock
 from earshot.core.device import Device, is_out_of_memory
 from earshot.core.disk_space import format_bytes
-from earshot.core.files import clear_temporary, empty_folder
+from earshot.core.files import clear_temporary, empty_folder, write_bytes
 from earshot.features import augmented_copies, cache, decode_ahead, for_run, merge_shards
 from earshot.features.augmented_copies import Copy
 from earshot.features.decode_ahead import Decoded
@@ -26,8 +27,12 @@ from earshot.features.plan import Plan, check_unchanged, estimate_bytes
 from earshot.features.reasons import NOTES
 from earshot.features.shards import Form, Shard, concatenate, list_shards
 
+if TYPE_CHECKING:
+    from earshot.cluster.connect import Cluster
+
 LINE_SECONDS = 20.0  # between two progress lines where there is no terminal
 NOBODY = np.zeros(0, np.int32)
+CHUNK = 8  # shards that a worker gets at once, at most
 
 
 def build_extractor(plan: Plan, device: Device) -> Any:
@@ -43,6 +48,24 @@ class Task(NamedTuple):
     unreadable: np.ndarray
     """Indices of the training clips that have no features, where the shards are of copies."""
 
+    @property
+    def name(self) -> str:
+        """Its first and last shard, for messages."""
+        first, last = self.shards[0].path.stem, self.shards[-1].path.stem
+        return f"shard {first}" if first == last else f"shards {first} to {last}"
+
+
+class Made(NamedTuple):
+    """A worker's message: it has made a shard, or found it finished."""
+
+    name: str
+    clips: int
+    seconds: float
+    size: int
+    """Bytes."""
+    files: tuple[tuple[str, bytes], ...] = ()
+    """Name and content of its files, where they are still to be written."""
+
 
 class Worker:
     """Makes shards on one device, in this process or in its own; `about` is the form of the shards."""
@@ -55,25 +78,28 @@ class Worker:
         self.about = Form.from_views(empty_views, self.extractor.span)
         self.pool = ThreadPoolExecutor(workers)
 
-    def __call__(self, task: Task, report: Callable[[tuple[int, float, int]], None], deadline: Any) -> bool:
-        """Make shards; False if the time ran out before the last.
+    def __call__(self, task: Task, report: Callable[[Made], None], deadline: Any) -> bool:
+        """Make those shards of a task that are not finished; False if the time ran out before the last.
 
         Args:
-            report: called after each shard with its clips, the seconds that it took and its bytes.
+            report: called after each shard.
         """
-        began = time.perf_counter()
-        jobs = decode_ahead.start_jobs(
-            self.plan, task.shards, task.unreadable, self.extractor.rate, self.pool
-        )
+        began, todo = time.perf_counter(), []
+        for shard in task.shards:
+            if shard.seal.exists():  # by another worker, which was lost since
+                report(Made(shard.path.stem, shard.clips, 0.0, shard.path.stat().st_size))
+            else:
+                todo.append(shard)
+        jobs = decode_ahead.start_jobs(self.plan, todo, task.unreadable, self.extractor.rate, self.pool)
         decoded = decode_ahead.decode_in_order(jobs)
         for shard, results in itertools.groupby(decoded, key=operator.itemgetter(0)):
             clips = itertools.chain.from_iterable(items for _, items in results)
             arrays = self.extract(shard, clips)
             shard.write(self.plan.fingerprint, self.extractor.span, self.precision, arrays)
             now = time.perf_counter()
-            report((shard.clips, now - began, shard.path.stat().st_size))
+            report(Made(shard.path.stem, shard.clips, now - began, shard.path.stat().st_size))
             began = now
-            if deadline.is_over() and shard is not task.shards[-1]:
+            if deadline.is_over() and shard is not todo[-1]:
                 return False
         return True
 
@@ -137,6 +163,7 @@ def run(
     deadline: Deadline,
     fresh: bool = False,
     finish: bool = False,
+    cluster: Cluster | None = None,
 ) -> None:
     """Extract the missing shards and join all of them; an unfinished cache is continued.
 
@@ -145,6 +172,7 @@ def run(
         workers: decoding threads, of all devices together.
         fresh: delete the content of the folder, once the extractor has accepted the settings.
         finish: at the time limit, finish the cache: the clips left count as unreadable.
+        cluster: whose workers make the shards; `device` has an item for each.
 
     Raises:
         UserError: not one training clip is usable.
@@ -155,11 +183,12 @@ def run(
     if missing < total:
         print(f"continuing: {total - missing} of {total} clips are done", flush=True)
     devices = [device] if isinstance(device, Device) else list(device)[: max(1, len(todo))]
-    arguments = (plan, batch_size, max(1, workers // len(devices)))
+    threads = workers if cluster else max(1, workers // len(devices))
+    arguments = (plan, batch_size, threads)
     with contextlib.ExitStack() as stack:
         # Before anything is written: settings that the extractor refuses must not take the cache's name.
         if todo:
-            form, work = _start_workers(stack, devices, arguments)
+            form, work = _start_workers(stack, devices, arguments, cluster)
         if fresh:
             empty_folder(plan.folder, first=cache.MANIFEST)  # after a kill the rest belongs to no cache
         clear_temporary(plan.folder)
@@ -178,14 +207,25 @@ def run(
                 disk_space.check_space(plan.folder, *estimate_bytes(plan, shapes, total, missing)), flush=True
             )
         bar = stack.enter_context(_Bar(total, missing, len(devices)))
+
+        def make(part: list[Shard], unreadable: np.ndarray = NOBODY) -> bool:
+            alone = cluster is None and len(devices) == 1
+            chunks = [part] if alone else worker_pool.split_tasks(part, len(devices), CHUNK)
+            done = work([Task(list(chunk), unreadable) for chunk in chunks], keep, deadline)
+            os.listdir(plan.folder / "shards")  # a network file system forgets which files were missing
+            return done
+
+        def keep(made: Made) -> None:
+            for name, content in made.files:
+                write_bytes(plan.folder / "shards" / name, content)
+            bar.made(made)
+
         clips = [shard for shard in todo if not shard.has_copies]
         copies = [shard for shard in todo if shard.has_copies]
-        in_time = not clips or work(_deal(clips, len(devices)), bar.made, deadline)
+        in_time = not clips or make(clips)
         if copies:  # last: it is known now which clips can be mixed
             in_time = in_time and not (clips and deadline.is_over())
-            in_time = in_time and work(
-                _deal(copies, len(devices), _find_unreadable(shards)), bar.made, deadline
-            )
+            in_time = in_time and make(copies, _find_unreadable(shards))
         if not in_time:
             bar.bar.close()
             if not finish or not deadline.is_out_of_time():
@@ -202,21 +242,25 @@ def run(
 
 
 def _start_workers(
-    stack: contextlib.ExitStack, devices: list[Device], arguments: tuple
+    stack: contextlib.ExitStack, devices: list[Device], arguments: tuple, cluster: Cluster | None
 ) -> tuple[Form, Callable]:
-    """The form of the shards to make, and a function that runs a task on each worker."""
-    if len(devices) > 1:
-        stack.enter_context(defer_signals())
-        folder = arguments[0].folder
-        team = stack.enter_context(worker_pool.WorkerPool(devices, Worker, arguments, folder))
-        return team.wait_until_ready()[0], team.run
-    worker = stack.enter_context(contextlib.closing(Worker(devices[0], *arguments)))
-    return worker.about, lambda tasks, report, deadline: worker(tasks[0], report, deadline)
+    """The form of the shards to make, and a function that runs tasks on the workers."""
+    if cluster is None and len(devices) == 1:
+        worker = stack.enter_context(contextlib.closing(Worker(devices[0], *arguments)))
+        return worker.about, lambda tasks, report, deadline: worker(tasks[0], report, deadline)
+    stack.enter_context(defer_signals())
+    folder = arguments[0].folder
+    pool: worker_pool.WorkerPool
+    if cluster is None:
+        pool = worker_pool.ProcessPool(devices, Worker, arguments, folder)
+    else:
+        from earshot.cluster.storage import hold_token
+        from earshot.features.remote_shards import RemoteWorker
 
-
-def _deal(shards: list[Shard], workers: int, unreadable: np.ndarray = NOBODY) -> list[Task]:
-    """A task for each worker, as long as there is a shard for it."""
-    return [Task(shards[number::workers], unreadable) for number in range(min(workers, len(shards)))]
+        token = stack.enter_context(hold_token(folder))
+        pool = cluster.open_pool(devices, RemoteWorker, (*arguments, token))
+    stack.enter_context(contextlib.closing(pool))
+    return pool.wait_until_ready()[0], pool.run
 
 
 def _find_unreadable(shards: list[Shard]) -> np.ndarray:
@@ -231,6 +275,7 @@ class _Bar:
         from tqdm import tqdm
 
         self.everything, self.missing, self.devices, self.todo = everything, missing, devices, missing
+        self.counted: set[str] = set()
         self.bar = tqdm(
             total=everything,
             initial=everything - missing,
@@ -248,9 +293,12 @@ class _Bar:
     def __exit__(self, *reason: object) -> None:
         self.bar.close()
 
-    def made(self, shard: tuple[int, float, int]) -> None:
-        """Count a shard: its clips, the seconds it took, its bytes."""
-        clips, seconds, size = shard
+    def made(self, shard: Made) -> None:
+        """Count a shard, once: a task of a worker that was lost is repeated."""
+        if shard.name in self.counted:
+            return
+        self.counted.add(shard.name)
+        clips, seconds, size = shard.clips, shard.seconds, shard.size
         first, now = self.missing == self.todo, time.perf_counter()
         self.bar.update(clips)
         self.missing -= clips
