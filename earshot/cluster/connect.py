@@ -48,6 +48,9 @@ def connect(flags: ClusterFlags) -> Iterator[Cluster]:
                 "address": address,
                 "runtime_env": {"py_modules": [str(ROOT / "earshot"), str(ROOT / "models")]},
             }
+            host = address.partition(":")[0]
+            if host.startswith("127."):  # several nodes on this machine: it is the head's
+                options["_node_ip_address"] = host
         ray = _import_ray()
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         try:

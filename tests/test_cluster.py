@@ -1,0 +1,210 @@
+"""The scripts on a simulated Ray cluster, a head and two nodes of one CPU: whatever happens to driver and
+nodes, the files equal a single machine's byte for byte."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, make_competition, script
+from test_devices import NEVER, RESULTS, TRAIN
+from test_restart import contents
+
+pytestmark = [
+    pytest.mark.slow,
+    # not imported: the environment is set first
+    pytest.mark.skipif(find_spec("ray") is None, reason="requirements-cluster.txt is not installed"),
+]
+EXTRACT = ("--extractor", "logmel", "--n-mels", "96", "--hop-length", "64", "--workers", "1")
+EXTRACT += ("--augment", "1", "--stretch", "1.2")
+LEASE = 5
+
+
+class Nodes:
+    """The cluster: `address`, and its two nodes."""
+
+    def __init__(self) -> None:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+        from ray.cluster_utils import Cluster
+
+        self.last = 2
+        head = {"num_cpus": 0, "node_ip_address": "127.0.0.2", "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head | self.size)
+        self.address = self.cluster.address
+        self.fill()
+
+    size = {"object_store_memory": 100 << 20, "num_gpus": 0}
+
+    @property
+    def nodes(self) -> list[Any]:
+        """The nodes that work."""
+        return list(self.cluster.worker_nodes)
+
+    def fill(self) -> None:
+        """Start nodes until there are two."""
+        while len(self.nodes) < 2:
+            self.last += 1
+            self.cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{self.last}", **self.size)
+
+    def kill(self, node: Any) -> None:
+        """Kill a node with all that runs on it."""
+        processes = find_processes(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def signal(self, node: Any, number: int) -> None:
+        """Send a signal to all processes of a node."""
+        for pid in find_processes(node):
+            os.kill(pid, number)
+
+
+def find_processes(node: Any) -> list[int]:
+    """A node's raylet, and its workers and agents."""
+    (raylet,) = [about.process.pid for about in node.all_processes["raylet"]]
+    children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
+    return [raylet, *map(int, children)]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    found = Nodes()
+    try:
+        yield found
+    finally:
+        found.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # 270 clips, 9 shards and 7 of copies
+    found = make_competition(tmp_path_factory.mktemp("data") / "tones", train=70, subm=20, seconds=0.5)
+    (found / "audio_test" / "t004.wav").write_bytes(b"no audio")
+    return found
+
+
+@pytest.fixture(scope="module")
+def calm(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache and a run, made by one process of one thread."""
+    folder = tmp_path_factory.mktemp("calm")
+    script("get_features.py", "--competition", data, *EXTRACT, "--device", "cpu", cwd=folder)
+    script("train.py", *TRAIN, "--device", "cpu", "--no-report", cwd=folder)
+    return folder
+
+
+class Started:
+    """A script that runs in the background; its output so far is `text`."""
+
+    def __init__(self, name: str, *arguments: object, cwd: Path):
+        self.out = cwd / "out.txt"
+        with open(self.out, "w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / name), *map(str, arguments)],
+                cwd=cwd,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "EARSHOT_LEASE": str(LEASE)},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def text(self) -> str:
+        return self.out.read_text()
+
+    def wait_for(self, ready: Callable[[], bool], seconds: float = 180) -> None:
+        """Wait until something is so, while the script runs."""
+        limit = time.monotonic() + seconds
+        while not ready():
+            assert self.process.poll() is None, f"it ended too early:\n{self.text}"
+            assert time.monotonic() < limit, self.text
+            time.sleep(0.01)
+
+    def finish(self, number: int | None = None) -> int:
+        """Send a signal; the exit code."""
+        if number is not None:
+            self.process.send_signal(number)
+        code = self.process.wait(timeout=240)
+        assert "Traceback" not in self.text, self.text
+        return code
+
+
+def stop_and_resume(
+    nodes: Nodes, command: tuple, cwd: Path, progress: Callable[[], Callable[[], bool]]
+) -> str:
+    """Run a command again and again: its driver is killed, interrupted, out of time; then a node is frozen,
+    wakes up, and the other one is killed; the last output.
+
+    Args:
+        progress: returns a function: has more been written since?
+    """
+    nodes.fill()
+    begun = Started(*command, cwd=cwd)
+    begun.wait_for(progress())
+    assert begun.finish(signal.SIGKILL) == -signal.SIGKILL
+    begun = Started(*command, cwd=cwd)
+    begun.wait_for(progress())
+    assert begun.finish(signal.SIGINT) == 130
+    assert begun.text.count("stopped: what was finished is kept; continue with: ") == 1
+    begun = Started(*command, "--max-hours", NEVER, cwd=cwd)
+    assert begun.finish() == 0 and "stopped at a safe point after --max-hours" in begun.text
+    begun = Started(*command, cwd=cwd)
+    begun.wait_for(progress())
+    frozen, killed = nodes.nodes
+    nodes.signal(frozen, signal.SIGSTOP)
+    try:
+        begun.wait_for(lambda: f"was lost (silent for {LEASE} s)" in begun.text)
+    finally:
+        nodes.signal(frozen, signal.SIGCONT)  # beside its replacement
+    begun.wait_for(lambda: True)
+    nodes.kill(killed)
+    assert begun.finish() == 0, begun.text
+    return begun.text
+
+
+def test_extraction_on_a_cluster_that_breaks(nodes: Nodes, data: Path, calm: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "data" / "tones" / "logmel"
+    command = ("get_features.py", "--competition", data, *EXTRACT, "--cluster", nodes.address)
+
+    def progress() -> Callable[[], bool]:
+        before = len(list((cache / "shards").glob("*.json")))
+        return lambda: len(list((cache / "shards").glob("*.json"))) > before
+
+    said = stop_and_resume(nodes, command, tmp_path, progress)
+    assert "continuing: " in said and "device: cluster of 2 nodes, 2 workers of 1 CPU thread" in said
+    one, two = (contents(at / "data" / "tones" / "logmel", "*") for at in (calm, tmp_path))
+    assert one == two and {"train.pkl", "augmented.pkl", "bad_audio.csv", "manifest.json"} <= set(one)
+
+
+def test_folds_on_a_cluster_that_breaks(nodes: Nodes, calm: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(calm / "data")
+    run = tmp_path / "runs" / "r"
+    command = ("train.py", *TRAIN, "--save-every", "0", "--no-report", "--cluster", nodes.address)
+
+    def progress() -> Callable[[], bool]:
+        def stamps() -> dict[str, int]:
+            found = {}
+            for path in run.glob("fold_*/last/state.json"):
+                with contextlib.suppress(FileNotFoundError):
+                    found[path.parent.parent.name] = path.stat().st_mtime_ns
+            return found
+
+        before = stamps()
+        return lambda: sum(stamps()[name] != before.get(name) for name in stamps()) >= 2
+
+    stop_and_resume(nodes, command, tmp_path, progress)
+    for path in [*run.rglob("*.tmp"), *run.rglob("*.new"), *run.rglob("*.old"), *run.rglob(".token")]:
+        raise AssertionError(f"{path} is left behind")
+    patterns = [pattern for pattern in RESULTS if pattern != "config.yaml" and "report" not in pattern]
+    one, two = contents(calm / "runs" / "r", *patterns), contents(run, *patterns)
+    assert one == two and len(one) > 15
+    assert "threads:\n  cpu: 1" in (run / "config.yaml").read_text()
