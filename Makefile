@@ -65,6 +65,11 @@ $(VENV)/.onnx: $(VENV)/.installed requirements-onnx.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
 	@touch $@
 
+# The tests of clusters skip without it.
+$(VENV)/.cluster: $(VENV)/.installed requirements-cluster.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
+	@touch $@
+
 test:
 	@echo "test: runs all tests that are not marked slow, on all cores; 10 to 13 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
@@ -72,7 +77,7 @@ test:
 
 test-all:
 	@echo "test-all: runs all tests on all cores; about 35 minutes on 2 cores after the setup"
-	@$(MAKE) --no-print-directory $(VENV)/.onnx
+	@$(MAKE) --no-print-directory $(VENV)/.onnx $(VENV)/.cluster
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
 
 # The same tests with other versions of the packages: those in Kaggle's image, and torch 2.7.1's for a real P100.

@@ -67,7 +67,22 @@ def connect(flags: ClusterFlags) -> Iterator[Cluster]:
                 with contextlib.suppress(ValueError):  # in a thread, where it took none
                     signal.signal(number, handler)
         stack.callback(ray.shutdown)
+        stack.enter_context(_silence())
         yield Cluster(ray, flags)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Within the block Ray does not print the log of a lost node, for which it has no option."""
+    from ray._private import worker
+
+    name = "print_to_stdstream"
+    before = getattr(worker, name, None)
+    setattr(worker, name, lambda *data, **options: None)
+    try:
+        yield
+    finally:
+        setattr(worker, name, before)
 
 
 def _import_ray() -> Any:
@@ -99,13 +114,13 @@ class Cluster:
         Raises:
             UserError: nodes of several kinds, or with other versions. TemporaryError: no free slot.
         """
-        self._choose_nodes(name)
+        self.choose_nodes(name)
         found = self.probe_nodes(name, precision)
         for check in (check_versions, check_alike):
             wrong = check(found)
             if wrong:
                 raise UserError(wrong)
-        slots = sum(map(self._count_slots, self.nodes))
+        slots = sum(map(self.count_slots, self.nodes))
         return [found[0].device] * min(slots, self.flags.cluster_workers or slots)
 
     def describe(self, devices: Sequence[Device], threads: int | None = None) -> str:
@@ -120,10 +135,16 @@ class Cluster:
 
     def count_per_node(self, workers: int) -> int:
         """How many of the workers a node has, at most."""
-        return min(workers, max(map(self._count_slots, self.nodes)))
+        return min(workers, max(map(self.count_slots, self.nodes)))
 
-    def _choose_nodes(self, name: str) -> None:
-        """Find the nodes to use, and what each worker takes of them."""
+    def choose_nodes(self, name: str) -> None:
+        """Find the nodes to use, and what each worker takes of them.
+
+        Args:
+            name: "auto", "cpu" or "cuda".
+        Raises:
+            UserError: there are none, or nodes of two kinds.
+        """
         if name not in DEVICES:
             raise UserError(f"--device {name}: with --cluster it is auto, cpu or cuda")
         nodes = [node for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
@@ -142,7 +163,7 @@ class Cluster:
         )
         self.threads = int(self.flags.cpus_per_worker or max(1, fair))
         self.resources = {"num_cpus": self.threads, "num_gpus": int(use_gpus)}
-        if not any(map(self._count_slots, self.nodes)):
+        if not any(map(self.count_slots, self.nodes)):
             most = max(map(self._count_cpus, self.nodes))
             raise UserError(
                 f"--cpus-per-worker {self.threads}: the nodes of the cluster have {most} CPUs at most"
@@ -151,14 +172,15 @@ class Cluster:
     def _count_cpus(self, node: dict[str, Any]) -> int:
         return int(node["Resources"]["CPU"])
 
-    def _count_slots(self, node: dict[str, Any]) -> int:
+    def count_slots(self, node: dict[str, Any]) -> int:
+        """How many workers a node has room for."""
         count = self._count_cpus(node) // self.threads
         return min(count, int(node["Resources"]["GPU"])) if self.resources["num_gpus"] else count
 
     def probe_nodes(self, name: str, precision: str) -> list[Probe]:
         """What each node has; nodes that do not answer in a minute are left out with a warning."""
-        nodes = [node for node in self.nodes if self._count_slots(node)]
-        found = self._call_on(nodes, probe, name, precision, self.threads)
+        nodes = [node for node in self.nodes if self.count_slots(node)]
+        found = self.call_on(nodes, probe, name, precision, self.threads)
         self.nodes = [node for node, one in zip(nodes, found, strict=True) if one is not None]
         for node, one in zip(nodes, found, strict=True):
             if one is None:
@@ -180,12 +202,12 @@ class Cluster:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function returns on one of the nodes."""
-        (found,) = self._call_on(self.nodes[:1], function, *arguments)
+        (found,) = self.call_on(self.nodes[:1], function, *arguments)
         if found is None:
             raise TemporaryError(f"node {self.nodes[0]['NodeManagerAddress']} does not respond")
         return found
 
-    def _call_on(
+    def call_on(
         self, nodes: Sequence[dict[str, Any]], function: Callable[..., Any], *arguments: Any
     ) -> list[Any]:
         """What a function returns on each node, None for one that does not answer in a minute."""

@@ -166,9 +166,9 @@ class RayPool:
             slot.pending = None
             try:
                 result = self.ray.get(call)
-            except self.ray.exceptions.RayError as error:
+            except self.ray.exceptions.RayError:
                 if slot.ready:
-                    result = ("dead", type(error).__name__)
+                    result = ("dead", "it died")
                 else:
                     self._replace_unstarted(slot)
                     continue
