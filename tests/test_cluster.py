@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, make_competition, script
+from conftest import ROOT, make_competition, refused, script
 from test_devices import NEVER, RESULTS, TRAIN
 from test_restart import contents
+
+from earshot.cluster import connect
+from earshot.core.config import ClusterFlags
+from earshot.core.errors import TemporaryError, UserError
 
 pytestmark = [
     pytest.mark.slow,
@@ -208,3 +212,69 @@ def test_folds_on_a_cluster_that_breaks(nodes: Nodes, calm: Path, tmp_path: Path
     one, two = contents(calm / "runs" / "r", *patterns), contents(run, *patterns)
     assert one == two and len(one) > 15
     assert "threads:\n  cpu: 1" in (run / "config.yaml").read_text()
+
+
+@contextlib.contextmanager
+def other_token(folder: Path) -> Iterator[str]:
+    """A token that no folder has: as if the nodes saw other folders than the driver."""
+    yield "another folder's"
+
+
+@pytest.fixture
+def driver(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This process is a driver on the cluster, in an empty folder, which the nodes don't see."""
+    nodes.fill()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("earshot.cluster.storage.hold_token", other_token)
+    return tmp_path
+
+
+def test_nodes_that_do_not_see_the_cache_send_their_bytes(
+    nodes: Nodes, data: Path, calm: Path, driver: Path
+) -> None:
+    import get_features
+
+    get_features.main(["--competition", str(data), *EXTRACT, "--cluster", nodes.address])
+    one, two = (contents(at / "data" / "tones" / "logmel", "*") for at in (calm, driver))
+    assert one == two and len(one) > 8
+
+
+def test_nodes_that_do_not_see_the_run_are_refused(nodes: Nodes, calm: Path, driver: Path) -> None:
+    import train
+
+    (driver / "data").symlink_to(calm / "data")
+    with pytest.raises(UserError, match=r"does not see the run runs/r: put it on a file system that every"):
+        train.main([*TRAIN, "--no-report", "--cluster", nodes.address])
+
+
+def sleep() -> None:
+    time.sleep(60)
+
+
+def test_a_busy_cluster_is_one_line(nodes: Nodes, driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "PATIENCE", 3.0)
+    with connect.connect(ClusterFlags(cluster=nodes.address)) as found:
+        sleepers = [found.ray.remote(num_cpus=1)(sleep).remote() for _ in range(2)]
+        time.sleep(3)
+        with pytest.raises(TemporaryError, match="^no free slot on the cluster for 3 s"):
+            found.find_devices("auto", "auto")
+        for sleeper in sleepers:
+            found.ray.cancel(sleeper, force=True)
+        with pytest.raises(UserError, match="--device cpu,cpu: with --cluster it is auto, cpu or cuda"):
+            found.find_devices("cpu,cpu", "auto")
+        with pytest.raises(UserError, match="no node with GPUs"):
+            found.find_devices("cuda", "auto")
+
+
+def test_the_doctor_lists_nodes_and_a_worker_s_error_is_one_line(
+    nodes: Nodes, calm: Path, tmp_path: Path
+) -> None:
+    nodes.fill()
+    said = script("doctor.py", "--cluster", nodes.address, cwd=tmp_path).stdout
+    assert said.count("ok: node 127.0.0.") == 2 and f"all nodes see {tmp_path}" in said
+    assert "ok: workers: 2, of 1 CPU thread each" in said and "0 stops, 0 warnings" in said
+    (tmp_path / "data").symlink_to(calm / "data")
+    wrong = ("--lr", "1e30", "--cluster", nodes.address)
+    line = refused(script("train.py", *TRAIN, *wrong, cwd=tmp_path, ok=None))
+    assert "is not a number" in line or "weights became NaN or infinite" in line

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,10 +31,8 @@ def connect(flags: ClusterFlags) -> Iterator[Cluster]:
         UserError: Ray is not installed, or there is no such cluster. TemporaryError: it does not respond.
     """
     address = str(flags.cluster)
-    if address.startswith("ray://"):
-        raise UserError(
-            f"--cluster {address}: run the command on a node of the cluster, with --cluster auto or HOST:PORT"
-        )
+    if address not in ("auto", "local"):
+        _check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with contextlib.ExitStack() as stack:
         options: dict[str, Any] = {}
@@ -69,6 +68,22 @@ def connect(flags: ClusterFlags) -> Iterator[Cluster]:
         stack.callback(ray.shutdown)
         stack.enter_context(_silence())
         yield Cluster(ray, flags)
+
+
+def _check_address(address: str) -> None:
+    """Raise UserError where nothing listens at an address: Ray tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise UserError(
+            f"--cluster {address}: it is auto, local, or HOST:PORT of the cluster's head, on one of its nodes"
+        )
+    try:
+        socket.create_connection((host, int(port)), 10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--cluster {address}: nothing listens there ({error}): start a head with `ray start --head`, or "
+            "rehearse with --cluster local"
+        ) from None
 
 
 @contextlib.contextmanager

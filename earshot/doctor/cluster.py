@@ -63,7 +63,7 @@ def _describe_node(cluster: Cluster, node: dict[str, Any], one: Probe) -> str:
     cpus, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU"))
     device = f"{one.device.about}, a kernel ran" if gpus else f"{one.kind}, {one.device.precision}"
     has = f"{cpus} CPU{'s' * (cpus > 1)}" + (f", {gpus} GPU{'s' * (gpus > 1)}" if gpus else "")
-    return f"node {one.node}: {has}, {device}, a kernel ran"
+    return f"node {one.node}: {has}, {device}"
 
 
 def _check_folder(cluster: Cluster) -> Finding:
