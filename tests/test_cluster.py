@@ -248,15 +248,11 @@ def test_nodes_that_do_not_see_the_run_are_refused(nodes: Nodes, calm: Path, dri
         train.main([*TRAIN, "--no-report", "--cluster", nodes.address])
 
 
-def sleep() -> None:
-    time.sleep(60)
-
-
 def test_a_busy_cluster_is_one_line(nodes: Nodes, driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connect, "PATIENCE", 3.0)
     with connect.connect(ClusterFlags(cluster=nodes.address)) as found:
-        sleepers = [found.ray.remote(num_cpus=1)(sleep).remote() for _ in range(2)]
-        time.sleep(3)
+        # a lambda, which nodes get by value: they do not have this file
+        sleepers = [found.ray.remote(num_cpus=1)(lambda: time.sleep(60)).remote() for _ in range(2)]
         with pytest.raises(TemporaryError, match="^no free slot on the cluster for 3 s"):
             found.find_devices("auto", "auto")
         for sleeper in sleepers:

@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+import earshot
+import models
 from earshot.core import device
 from earshot.core.device import Device
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "transformers", "numpy", "soundfile", "soxr", "scikit-learn", "ray")
 
 
@@ -58,9 +59,11 @@ def list_versions() -> dict[str, str]:
 def hash_code() -> str:
     """12 hex digits of the source files of Earshot and its models."""
     digest = hashlib.sha256()
-    for folder in ("earshot", "models"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    for package in (earshot, models):  # Ray puts each into a folder of its own
+        folder = Path(str(package.__file__)).parent
+        for path in sorted(folder.rglob("*.py")):
+            name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
+            digest.update(name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
