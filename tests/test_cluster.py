@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, make_competition, refused, script
 from test_devices import NEVER, RESULTS, TRAIN
+from test_docs import list_blocks, make_project, run_block
 from test_restart import contents
 
 from earshot.cluster import connect
@@ -143,13 +144,13 @@ class Started:
 
 
 def stop_and_resume(
-    nodes: Nodes, command: tuple, cwd: Path, progress: Callable[[], Callable[[], bool]]
+    nodes: Nodes, command: tuple, cwd: Path, progress: Callable[[], Callable[[], bool]], number: int
 ) -> str:
-    """Run a command again and again: its driver is killed, interrupted, out of time; then a node is frozen,
+    """Run a command again and again: its driver is killed, gets a signal, is out of time; then a node is frozen,
     wakes up, and the other one is killed; the last output.
 
     Args:
-        progress: returns a function: has more been written since?
+        progress: returns a function: has more been written since? number: the signal's.
     """
     nodes.fill()
     begun = Started(*command, cwd=cwd)
@@ -157,7 +158,7 @@ def stop_and_resume(
     assert begun.finish(signal.SIGKILL) == -signal.SIGKILL
     begun = Started(*command, cwd=cwd)
     begun.wait_for(progress())
-    assert begun.finish(signal.SIGINT) == 130
+    assert begun.finish(number) == 128 + number
     assert begun.text.count("stopped: what was finished is kept; continue with: ") == 1
     begun = Started(*command, "--max-hours", NEVER, cwd=cwd)
     assert begun.finish() == 0 and "stopped at a safe point after --max-hours" in begun.text
@@ -183,7 +184,7 @@ def test_extraction_on_a_cluster_that_breaks(nodes: Nodes, data: Path, calm: Pat
         before = len(list((cache / "shards").glob("*.json")))
         return lambda: len(list((cache / "shards").glob("*.json"))) > before
 
-    said = stop_and_resume(nodes, command, tmp_path, progress)
+    said = stop_and_resume(nodes, command, tmp_path, progress, signal.SIGTERM)
     assert "continuing: " in said and "device: cluster of 2 nodes, 2 workers of 1 CPU thread" in said
     one, two = (contents(at / "data" / "tones" / "logmel", "*") for at in (calm, tmp_path))
     assert one == two and {"train.pkl", "augmented.pkl", "bad_audio.csv", "manifest.json"} <= set(one)
@@ -205,7 +206,7 @@ def test_folds_on_a_cluster_that_breaks(nodes: Nodes, calm: Path, tmp_path: Path
         before = stamps()
         return lambda: sum(stamps()[name] != before.get(name) for name in stamps()) >= 2
 
-    stop_and_resume(nodes, command, tmp_path, progress)
+    stop_and_resume(nodes, command, tmp_path, progress, signal.SIGINT)
     for path in [*run.rglob("*.tmp"), *run.rglob("*.new"), *run.rglob("*.old"), *run.rglob(".token")]:
         raise AssertionError(f"{path} is left behind")
     patterns = [pattern for pattern in RESULTS if pattern != "config.yaml" and "report" not in pattern]
@@ -274,3 +275,30 @@ def test_the_doctor_lists_nodes_and_a_worker_s_error_is_one_line(
     wrong = ("--lr", "1e30", "--cluster", nodes.address)
     line = refused(script("train.py", *TRAIN, *wrong, cwd=tmp_path, ok=None))
     assert "is not a number" in line or "weights became NaN or infinite" in line
+
+
+def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of docs/cluster.md; `ray stop` would end the clusters of other tests, too."""
+    blocks = [
+        block
+        for block in list_blocks(ROOT / "docs" / "cluster.md")
+        if block.order == "run by: tests/test_cluster.py"
+    ]
+    assert len(blocks) == 2
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    project, ray = make_project(tmp_path / "project"), tmp_path / "ray"
+    ray.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(ray))
+    try:
+        said = [run_block(project, block) for block in blocks]
+    finally:
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if f"RAY_TMPDIR={ray}\0".encode() in path.read_bytes():
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+    assert "0 stops" in said[0] and "cluster of 2 nodes, 2 workers of 1 CPU thread" in said[0]
+    assert "validated against sample_submission.csv" in said[0]
+    assert "cluster of 2 nodes, 2 workers of 1 CPU thread" in said[1]
+    one, two = (contents(project / "data" / "sample" / name, "*.pkl") for name in ("logmel", "again"))
+    assert one == two and "train.pkl" in one
