@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -146,8 +148,8 @@ class Started:
 def stop_and_resume(
     nodes: Nodes, command: tuple, cwd: Path, progress: Callable[[], Callable[[], bool]], number: int
 ) -> str:
-    """Run a command again and again: its driver is killed, gets a signal, is out of time; then a node is frozen,
-    wakes up, and the other one is killed; the last output.
+    """Run a command again and again: its driver is killed, gets a signal, is out of time; then a node is
+    frozen, wakes up, and the other one is killed; the last output.
 
     Args:
         progress: returns a function: has more been written since? number: the signal's.
@@ -287,9 +289,8 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(blocks) == 2
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    project, ray = make_project(tmp_path / "project"), tmp_path / "ray"
-    ray.mkdir()
-    monkeypatch.setenv("RAY_TMPDIR", str(ray))
+    project, ray = make_project(tmp_path / "project"), tempfile.mkdtemp(prefix="ray-")
+    monkeypatch.setenv("RAY_TMPDIR", ray)  # short: names of sockets have a limit
     try:
         said = [run_block(project, block) for block in blocks]
     finally:
@@ -297,6 +298,7 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             with contextlib.suppress(OSError):
                 if f"RAY_TMPDIR={ray}\0".encode() in path.read_bytes():
                     os.kill(int(path.parent.name), signal.SIGKILL)
+        shutil.rmtree(ray, ignore_errors=True)
     assert "0 stops" in said[0] and "cluster of 2 nodes, 2 workers of 1 CPU thread" in said[0]
     assert "validated against sample_submission.csv" in said[0]
     assert "cluster of 2 nodes, 2 workers of 1 CPU thread" in said[1]

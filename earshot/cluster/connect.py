@@ -242,7 +242,7 @@ class Cluster:
         while waiting and time.monotonic() - began < PATIENCE:
             # in short steps, between which signals are handled
             _, waiting = self.ray.wait(waiting, num_returns=len(waiting), timeout=POLL)
-        found = []
+        found: list[Any] = []
         for call in calls:
             if call in waiting:
                 self.ray.cancel(call)

@@ -7,11 +7,10 @@ import platform
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import earshot
-import models
 from earshot.core import device
 from earshot.core.device import Device
 
@@ -59,8 +58,9 @@ def list_versions() -> dict[str, str]:
 def hash_code() -> str:
     """12 hex digits of the source files of Earshot and its models."""
     digest = hashlib.sha256()
-    for package in (earshot, models):  # Ray puts each into a folder of its own
-        folder = Path(str(package.__file__)).parent
+    for package in ("earshot", "models"):  # Ray puts each into a folder of its own
+        found = find_spec(package)
+        folder = Path(str(found and found.origin)).parent
         for path in sorted(folder.rglob("*.py")):
             name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
             digest.update(name.encode() + path.read_bytes())

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,12 +27,11 @@ from earshot.features.plan import Plan, check_unchanged, estimate_bytes
 from earshot.features.reasons import NOTES
 from earshot.features.shards import Form, Shard, concatenate, list_shards
 
-if TYPE_CHECKING:
-    from earshot.cluster.connect import Cluster
-
 LINE_SECONDS = 20.0  # between two progress lines where there is no terminal
 NOBODY = np.zeros(0, np.int32)
 CHUNK = 8  # shards that a worker gets at once, at most
+# a pool of a worker for each device, from the arguments that `Worker` takes behind the device
+OpenPool = Callable[[Sequence[Device], tuple], contextlib.AbstractContextManager[worker_pool.WorkerPool]]
 
 
 def build_extractor(plan: Plan, device: Device) -> Any:
@@ -163,7 +162,7 @@ def run(
     deadline: Deadline,
     fresh: bool = False,
     finish: bool = False,
-    cluster: Cluster | None = None,
+    open_pool: OpenPool | None = None,
 ) -> None:
     """Extract the missing shards and join all of them; an unfinished cache is continued.
 
@@ -172,7 +171,7 @@ def run(
         workers: decoding threads, of all devices together.
         fresh: delete the content of the folder, once the extractor has accepted the settings.
         finish: at the time limit, finish the cache: the clips left count as unreadable.
-        cluster: whose workers make the shards; `device` has an item for each.
+        open_pool: of the workers of a cluster that make the shards; `device` has an item for each.
 
     Raises:
         UserError: not one training clip is usable.
@@ -183,12 +182,12 @@ def run(
     if missing < total:
         print(f"continuing: {total - missing} of {total} clips are done", flush=True)
     devices = [device] if isinstance(device, Device) else list(device)[: max(1, len(todo))]
-    threads = workers if cluster else max(1, workers // len(devices))
+    threads = workers if open_pool else max(1, workers // len(devices))
     arguments = (plan, batch_size, threads)
     with contextlib.ExitStack() as stack:
         # Before anything is written: settings that the extractor refuses must not take the cache's name.
         if todo:
-            form, work = _start_workers(stack, devices, arguments, cluster)
+            form, work = _start_workers(stack, devices, arguments, open_pool)
         if fresh:
             empty_folder(plan.folder, first=cache.MANIFEST)  # after a kill the rest belongs to no cache
         clear_temporary(plan.folder)
@@ -209,7 +208,7 @@ def run(
         bar = stack.enter_context(_Bar(total, missing, len(devices)))
 
         def make(part: list[Shard], unreadable: np.ndarray = NOBODY) -> bool:
-            alone = cluster is None and len(devices) == 1
+            alone = open_pool is None and len(devices) == 1
             chunks = [part] if alone else worker_pool.split_tasks(part, len(devices), CHUNK)
             done = work([Task(list(chunk), unreadable) for chunk in chunks], keep, deadline)
             os.listdir(plan.folder / "shards")  # a network file system forgets which files were missing
@@ -242,24 +241,18 @@ def run(
 
 
 def _start_workers(
-    stack: contextlib.ExitStack, devices: list[Device], arguments: tuple, cluster: Cluster | None
+    stack: contextlib.ExitStack, devices: list[Device], arguments: tuple, open_pool: OpenPool | None
 ) -> tuple[Form, Callable]:
     """The form of the shards to make, and a function that runs tasks on the workers."""
-    if cluster is None and len(devices) == 1:
+    if open_pool is None and len(devices) == 1:
         worker = stack.enter_context(contextlib.closing(Worker(devices[0], *arguments)))
         return worker.about, lambda tasks, report, deadline: worker(tasks[0], report, deadline)
     stack.enter_context(defer_signals())
-    folder = arguments[0].folder
     pool: worker_pool.WorkerPool
-    if cluster is None:
-        pool = worker_pool.ProcessPool(devices, Worker, arguments, folder)
+    if open_pool is None:
+        pool = stack.enter_context(worker_pool.ProcessPool(devices, Worker, arguments, arguments[0].folder))
     else:
-        from earshot.cluster.storage import hold_token
-        from earshot.features.remote_shards import RemoteWorker
-
-        token = stack.enter_context(hold_token(folder))
-        pool = cluster.open_pool(devices, RemoteWorker, (*arguments, token))
-    stack.enter_context(contextlib.closing(pool))
+        pool = stack.enter_context(open_pool(devices, arguments))
     return pool.wait_until_ready()[0], pool.run
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,7 @@ def _extract(
         print(f"device: {worker_pool.describe_devices(at)}", flush=True)
         return extract.run(made, at, *run)
     from earshot.cluster.connect import connect
+    from earshot.features import remote_shards
 
     with connect(machine) as cluster:
         found = cluster.find_devices(machine.device, machine.precision)
@@ -111,7 +113,7 @@ def _extract(
             made, found, machine.precision, lambda: cluster.call(precision.is_bf16_faster)
         )
         print(f"device: {cluster.describe(at)}", flush=True)
-        extract.run(made, at, *run, cluster)
+        extract.run(made, at, *run, partial(remote_shards.open_pool, cluster))
 
 
 def _load_clips(place: str, what: CompetitionFlags, machine: ExtractionFlags) -> Competition:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from earshot.cluster.storage import check_seen, has_token
+from earshot.cluster import storage
 from earshot.core.device import Device
 from earshot.features.extract import Made, Task, Worker
 from earshot.features.plan import Plan
+
+if TYPE_CHECKING:
+    from earshot.cluster.connect import Cluster
+    from earshot.core.worker_pool import WorkerPool
+
+
+@contextlib.contextmanager
+def open_pool(cluster: Cluster, devices: Sequence[Device], arguments: tuple) -> Iterator[WorkerPool]:
+    """Workers of a cluster, one for each device; `arguments` are a `Worker`'s behind the device."""
+    with storage.hold_token(arguments[0].folder) as token:
+        pool = cluster.open_pool(devices, RemoteWorker, (*arguments, token))
+        with contextlib.closing(pool):
+            yield pool
 
 
 class RemoteWorker(Worker):
@@ -26,9 +40,9 @@ class RemoteWorker(Worker):
     """
 
     def __init__(self, device: Device, plan: Plan, batch_size: int, workers: int, token: str):
-        check_seen([path for path in plan.competition.clips.path if path][:1], "audio")
+        storage.check_seen([path for path in plan.competition.clips.path if path][:1], "audio")
         self.scratch: Path | None = None
-        if not has_token(plan.folder, token):
+        if not storage.has_token(plan.folder, token):
             self.scratch = Path(tempfile.mkdtemp(prefix="earshot-"))
             plan = replace(plan, folder=self.scratch)
             (self.scratch / "shards").mkdir()
