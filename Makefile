@@ -66,6 +66,11 @@ $(VENV)/.onnx: $(VENV)/.installed $(OPTIONAL)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(OPTIONAL:%=-r %)
 	@touch $@
 
+# The tests of clusters skip without it.
+$(VENV)/.cluster: $(VENV)/.installed requirements-cluster.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
+	@touch $@
+
 test:
 	@echo "test: runs all tests that are not marked slow, on all cores; 10 to 13 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
@@ -73,7 +78,7 @@ test:
 
 test-all:
 	@echo "test-all: runs all tests on all cores; about 35 minutes on 2 cores after the setup"
-	@$(MAKE) --no-print-directory $(VENV)/.onnx
+	@$(MAKE) --no-print-directory $(VENV)/.onnx $(VENV)/.cluster
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
 
 # The same tests with other versions of the packages: those in Kaggle's image, and torch 2.7.1's for a real P100.

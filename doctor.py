@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from earshot.core import cli
+from earshot.core.errors import UserError
 from earshot.doctor.flags import DataFlags
 
 ABOUT = (
@@ -13,6 +14,8 @@ ABOUT = (
     "\n"
     "  python doctor.py                              GPUs, packages, what is attached, disk, memory, "
     "time, internet: seconds\n"
+    "  python doctor.py --cluster auto               nodes of a Ray cluster, their devices and versions, the "
+    "shared folder\n"
     "  python doctor.py --data data/esc10            duplicates, labels, classes, durations, shift -> "
     "reports/esc10-<cache>/\n"
     "  python doctor.py --data data/esc10 --runs A   labels are checked by a run's out-of-fold predictions, "
@@ -32,8 +35,16 @@ def main(argv: list[str]) -> None:
     """Parse the flags, run the checks, exit with code 2 on a stop."""
     filled, _ = cli.parse({"data": DataFlags()}, argv, ABOUT)
     flags = filled["data"]
-    print(f"doctor: {flags.data or 'this machine'}", flush=True)  # before numpy and torch are imported
-    if flags.data is None:
+    if flags.data is not None and flags.cluster is not None:
+        raise UserError("--cluster checks machines, --data clips: give one of them")
+    cluster = flags.cluster and f"cluster {flags.cluster}"
+    # before numpy and torch are imported
+    print(f"doctor: {flags.data or cluster or 'this machine'}", flush=True)
+    if flags.cluster is not None:
+        from earshot.doctor.cluster import check_cluster
+
+        findings = check_cluster(flags, print)
+    elif flags.data is None:
         from earshot.doctor import machine
 
         findings = machine.check_machine(print)

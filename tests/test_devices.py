@@ -22,10 +22,8 @@ from test_restart import contents
 
 import train
 from earshot.core import device, memory, worker_pool
-from earshot.core.deadline import Deadline
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.files import hold_lock
 from earshot.features import extract
 from earshot.training import precision, progress
 
@@ -66,7 +64,6 @@ RESULTS = (
     "config.yaml",
 )
 NEVER = "0.0000001"
-HERE = Device("cpu", "fp32", "CPU")
 
 
 @pytest.fixture(scope="module")
@@ -285,55 +282,6 @@ def test_what_a_worker_refuses_is_one_line(data, calm, tmp_path):
         or "the prediction is not a number" in line
         or "weights became NaN or infinite" in line
     )
-
-
-def say_twice(on: Device, factor: int) -> Callable:
-    """A worker for the tests below."""
-    if factor == 13:
-        raise UserError("thirteen is refused")
-
-    def work(task: int, say: Callable, orders: object) -> bool:
-        print(f"task {task}\nof {torch.get_num_threads()} threads")
-        say(task * factor)
-        if task == 99:
-            raise ZeroDivisionError("a mistake")
-        while task == 7 and not orders.is_over():
-            time.sleep(0.01)
-        return task != 7
-
-    return work
-
-
-def team(
-    folder: Path, tasks: list[int], factor: int = 2, deadline: Deadline | None = None
-) -> tuple[bool, list[int]]:
-    """Run tasks in two processes."""
-    found: list[int] = []
-    with (
-        hold_lock(folder, "it"),
-        worker_pool.WorkerPool([HERE, HERE], say_twice, (factor,), folder) as workers,
-    ):
-        workers.wait_until_ready()
-        return workers.run(tasks, found.append, deadline or Deadline(None)), sorted(found)
-
-
-def test_a_team_does_its_tasks_and_its_lines_are_whole(tmp_path, capsys):
-    assert team(tmp_path, [1, 2, 3, 4, 5]) == (True, [2, 4, 6, 8, 10])
-    said = capsys.readouterr().out.splitlines()
-    each = max(1, torch.get_num_threads() // 2)
-    assert sorted(line.partition(": ")[2] for line in said) == [f"of {each} threads"] * 5 + [
-        f"task {n}" for n in (1, 2, 3, 4, 5)
-    ]
-    assert {line.partition(": ")[0] for line in said} == {"cpu (1)", "cpu (2)"}
-
-
-def test_a_team_stops_when_time_is_up_or_one_fails(tmp_path, capsys):
-    assert team(tmp_path, [7, 7, 3], deadline=Deadline(0)) == (False, [14, 14])
-    with pytest.raises(UserError, match="thirteen"):
-        team(tmp_path, [1], factor=13)
-    with pytest.raises(ZeroDivisionError) as error:
-        team(tmp_path, [99, 7, 3])  # the other one is stopped, too
-    assert "in work" in "".join(error.value.__notes__)
 
 
 def test_devices_are_chosen_by_name(monkeypatch):

@@ -13,7 +13,7 @@ from conftest import ROOT
 # Lowest first; a package imports only those on lines above its own.
 FLOORS = (
     ("core",),
-    ("audio", "competition"),
+    ("audio", "cluster", "competition"),
     ("extractors",),
     ("features",),
     ("training",),

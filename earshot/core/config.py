@@ -128,7 +128,20 @@ class AugmentFlags:
 
 
 @dataclass(frozen=True)
-class ExtractionFlags:
+class ClusterFlags:
+    """where to run on several machines"""
+
+    cluster: str | None = None
+    """run on a Ray cluster: HOST:PORT of its head, auto (the one that this machine belongs to), or local (a
+    rehearsal on this machine with 2 nodes)"""
+    cluster_workers: Annotated[int, Bounds(0)] = 0
+    """workers on the cluster, at most; with local also its nodes; 0: as many as there is room for"""
+    cpus_per_worker: Annotated[int, Bounds(0)] = 0
+    """CPUs, and threads, of each worker on the cluster; 0: those of a node, shared among its GPUs"""
+
+
+@dataclass(frozen=True)
+class ExtractionFlags(ClusterFlags):
     """devices, time and where to continue"""
 
     COMMON: ClassVar = ("device", "workers", "max_hours", "fresh", "continue_from")
@@ -279,7 +292,7 @@ class TrainingFlags:
 
 
 @dataclass(frozen=True)
-class TrainMachineFlags:
+class TrainMachineFlags(ClusterFlags):
     """devices, time, report and where to continue"""
 
     COMMON: ClassVar = ("device", "max_hours", "report", "fresh", "continue_from")

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,24 @@ from earshot.core.file_names import VISIBLE
 
 LARGEST_JSON = 64 << 20  # bytes: a thousand epochs' history takes one
 LOCK = ".lock"
+TOKEN = ".token"  # by which workers on other machines recognise the folder that a process has locked
 WORKERS = 1  # the byte of a lock file that worker processes hold together
+
+
+@dataclass
+class WriteGuard:
+    """How this process writes where processes of other machines write, too.
+
+    Args:
+        suffix: in the names of unfinished files and folders, ".host-pid": no lock keeps two machines apart.
+        check: called right before a file or folder takes its name; it may raise, or end the process.
+    """
+
+    suffix: str = ""
+    check: Callable[[], None] = lambda: None
+
+
+GUARD = WriteGuard()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -41,13 +59,14 @@ def replace_file(path: Path | str) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
+    beside = path.with_name(f"{path.name}{GUARD.suffix}.tmp")
     try:
         with _open_exclusive(beside) as file:
             try:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+                GUARD.check()
                 os.replace(beside, path)
             except BaseException:
                 beside.unlink(missing_ok=True)
@@ -153,13 +172,14 @@ def replace_folder(folder: Path | str) -> Iterator[Path]:
     """
     folder = Path(folder)
     recover_folder(folder)
-    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    new, old = folder.with_name(f"{folder.name}{GUARD.suffix}.new"), folder.with_name(folder.name + ".old")
     new.mkdir(parents=True)
     yield new
     for file in new.iterdir():
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
     _flush_folder(new)
+    GUARD.check()
     if folder.exists():
         os.replace(folder, old)
     os.replace(new, folder)
@@ -185,8 +205,9 @@ def recover_folder(folder: Path | str) -> bool:
     if not folder.exists() and old.exists():
         # The old folder is moved away only after the new one is whole and flushed.
         os.replace(new if new.exists() else old, folder)
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    # those of other machines' processes, too, which have lost their work to this one
+    for left in (new, *folder.parent.glob(f"{folder.name}.*.new"), old):
+        shutil.rmtree(left, ignore_errors=True)
     return folder.exists()
 
 
@@ -230,9 +251,9 @@ def share_lock(lock: Path | str) -> Iterator[None]:
 
 
 def empty_folder(folder: Path | str, first: str = "") -> None:
-    """Remove everything in a folder except this process's lock file, beginning with `first`."""
+    """Remove everything in a folder except this process's lock file and token, beginning with `first`."""
     for path in sorted(Path(folder).iterdir(), key=lambda path: path.name != first):
-        if path.name != LOCK:
+        if path.name not in (LOCK, TOKEN):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 

@@ -57,7 +57,11 @@ def list_flags(groups: dict[str, Any]) -> list[Flag]:
     flags = []
     for title, settings in groups.items():
         kind = type(settings)
-        texts = {one.arg_name: one.description or "" for one in parse_from_object(kind).params}
+        texts = {
+            one.arg_name: one.description or ""
+            for base in reversed(kind.__mro__[:-1])
+            for one in parse_from_object(base).params
+        }
         hints = get_type_hints(kind, include_extras=True)
         common = getattr(kind, "COMMON", None)
         for field in dataclasses.fields(settings):

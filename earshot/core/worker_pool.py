@@ -1,4 +1,5 @@
-"""A pool of worker processes, one per device, with pipes for tasks and messages.
+"""The contract of all worker pools, and the pool of this machine: a process per device, with pipes for tasks
+and messages. `earshot.cluster` has another pool, with workers on several machines.
 
 joblib also distributes work, but gets no messages from running workers and cannot stop them at a safe point.
 """
@@ -21,7 +22,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from earshot.core import device
 from earshot.core.device import Device
@@ -33,6 +34,49 @@ if TYPE_CHECKING:
 
 POLL = 0.1  # seconds between looks at the clock while workers are silent
 STOP = "stop"
+
+
+class WorkerPool(Protocol):
+    """Workers that are called with tasks, one at a time each.
+
+    A worker is made by work(device, *arguments), a class or function that another process can import; the
+    arguments can be pickled. It is called as worker(task, say, inbox): `say` sends any value to `run`'s
+    `on_message`, `inbox.is_over()` is a Deadline's; it returns whether the task is done, False if it stopped
+    early. What it prints is printed here, line by line, behind the worker's name. The workers end with the
+    pool, and by themselves once this process is gone.
+    """
+
+    @property
+    def slots(self) -> int:
+        """How many workers there are when none has failed."""
+
+    def wait_until_ready(self) -> list[Any]:
+        """Wait until every worker is ready; the attribute `about` of each, None without one."""
+
+    def run(self, tasks: Sequence[Any], on_message: Callable[[Any], None], deadline: Deadline) -> bool:
+        """Give the tasks in order to free workers; False if time ran out before all were done.
+
+        Args:
+            on_message: called with the workers' messages.
+            deadline: once it has passed the workers stop at their next safe point; each begins one task in
+                any case.
+        Raises:
+            what a worker raised, once the others have stopped at a safe point; TemporaryError or UserError,
+            which name the worker or the task, where workers were killed.
+        """
+
+    def close(self) -> None:
+        """End the workers; like any kill, this is safe at any time."""
+
+
+def split_tasks(items: Sequence[Any], slots: int, largest: int) -> list[Sequence[Any]]:
+    """Items in order, in chunks: several for each worker, so that no worker waits long for the last one.
+
+    Args:
+        largest: items in a chunk, at most.
+    """
+    size = max(1, min(largest, -(-len(items) // (4 * slots))))
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
@@ -93,13 +137,10 @@ def describe_devices(devices: Sequence[Device], threads: int | None = None) -> s
     )
 
 
-class WorkerPool:
-    """One process per device, each with a `work(device, *arguments)`, which is called with tasks.
+class ProcessPool:
+    """A `WorkerPool` of one process per device.
 
-    A worker is called as worker(task, say, inbox): `say` sends any value to the parent, `inbox.is_over()` is
-    a Deadline's; it returns whether the task is done, False if it stopped early. A worker's output is printed
-    here, line by line, behind its device's name. The processes end with the block, and by themselves once
-    this process is gone; until then they share the lock of `folder`, so that the next process waits for them.
+    Until the processes have ended they share the lock of `folder`, so that the next process waits for them.
 
     Args:
         work: a class or function that a new process can import; `arguments` can be pickled.
@@ -148,11 +189,16 @@ class WorkerPool:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
-    def __enter__(self) -> WorkerPool:
+    def __enter__(self) -> ProcessPool:
         return self
 
     def __exit__(self, *reason: object) -> None:
         self.close()
+
+    @property
+    def slots(self) -> int:
+        """How many processes there are."""
+        return len(self.pipes)
 
     def close(self) -> None:
         """End the processes; like any kill, this is safe at any time."""
@@ -162,20 +208,11 @@ class WorkerPool:
                 process.join()
 
     def wait_until_ready(self) -> list[Any]:
-        """Wait until every worker is ready; the attribute `about` of each, None without one."""
+        """The attribute `about` of each worker, once it is ready."""
         return [self._receive(index)[1] for index in range(len(self.pipes))]
 
     def run(self, tasks: Sequence[Any], on_message: Callable[[Any], None], deadline: Deadline) -> bool:
-        """Give the tasks in order to free workers; False if time ran out before all were done.
-
-        Args:
-            on_message: called with the workers' messages.
-            deadline: once it has passed the workers stop at their next safe point; each begins one task in
-                any case.
-        Raises:
-            what a worker raised, once the others have stopped at a safe point; TemporaryError where one was
-            killed.
-        """
+        """Run tasks as `WorkerPool.run` does; TemporaryError where a process was killed."""
         waiting, busy, all_done, is_stopping = deque(tasks), set(), True, False
         failed: BaseException | None = None
         for index in range(min(len(self.pipes), len(waiting))):
@@ -275,7 +312,7 @@ class WorkerInbox:
             yield self.waiting.get()
 
 
-class _LineSender(io.TextIOBase):
+class LineSender(io.TextIOBase):
     """Standard output that sends whole lines."""
 
     def __init__(self, send: Callable[[str, Any], None]):
@@ -288,7 +325,7 @@ class _LineSender(io.TextIOBase):
         return len(text)
 
 
-class _LogStream(io.TextIOWrapper):
+class LogStream(io.TextIOWrapper):
     """Standard error without a terminal: several processes' progress bars would overwrite each other."""
 
     def isatty(self) -> bool:
@@ -308,10 +345,8 @@ def _serve(
         with sending:
             pipe.send((kind, value))
 
-    sys.stdout = _LineSender(send)
-    sys.stderr = _LogStream(
-        os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True
-    )
+    sys.stdout = LineSender(send)
+    sys.stderr = LogStream(os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True)
     # a folder of its own would be left behind after a kill
     tqdm.set_lock(threading.RLock())
     torch.set_num_threads(count)
@@ -322,11 +357,11 @@ def _serve(
             for task in inbox.iterate_tasks():
                 send("done", worker(task, lambda value: send("say", value), inbox))
         except BaseException as error:
-            send("failed", _make_portable(error))
+            send("failed", make_portable(error))
             inbox.waiting.get()  # it is the parent that ends this process
 
 
-def _make_portable(error: BaseException) -> BaseException:
+def make_portable(error: BaseException) -> BaseException:
     """The error, or an equivalent one that can be pickled."""
     if not isinstance(error, (UserError, OSError)):
         error.add_note("".join(traceback.format_exception(error)))

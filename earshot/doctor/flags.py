@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from earshot.core.config import ClusterFlags
 from earshot.core.settings import Bounds
 
 
 @dataclass(frozen=True)
-class DataFlags:
+class DataFlags(ClusterFlags):
     """what to check"""
 
     data: str | None = None

@@ -74,10 +74,14 @@ def check_machine(log: Callable[[str], None]) -> list[Finding]:
         findings += lines
         for line in lines:
             log(" ".join(str(line).split()))
+    log_counts(findings, time.monotonic() - began, log)
+    return findings
+
+
+def log_counts(findings: list[Finding], seconds: float, log: Callable[[str], None]) -> None:
+    """Print how many findings there are of each level."""
     counts = Counter(finding.level for finding in findings)
-    seconds = time.monotonic() - began
     stops, warnings = (
         f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in ("stop", "warning")
     )
     log(f"{stops}, {warnings}, {counts['ok']} ok, in {seconds:.1f} s")
-    return findings

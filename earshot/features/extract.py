@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import operator
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ from earshot.core import checksums, disk_space, latest, worker_pool
 from earshot.core.deadline import LONG, Deadline, defer_signals, format_clock
 from earshot.core.device import Device, is_out_of_memory
 from earshot.core.disk_space import format_bytes
-from earshot.core.files import clear_temporary, empty_folder
+from earshot.core.files import clear_temporary, empty_folder, write_bytes
 from earshot.features import augmented_copies, cache, decode_ahead, exported, for_run, merge_shards
 from earshot.features.augmented_copies import Copy
 from earshot.features.decode_ahead import Decoded
@@ -29,6 +30,9 @@ from earshot.features.shards import Form, Shard, concatenate, list_shards
 LINE_SECONDS = 20.0  # between two progress lines where there is no terminal
 NOBODY = np.zeros(0, np.int32)
 Watch = Callable[[Shard, dict[str, np.ndarray], float], None]  # a finished shard, its arrays, the span
+CHUNK = 8  # shards that a worker gets at once, at most
+# a pool of a worker for each device, from the arguments that `Worker` takes behind the device
+OpenPool = Callable[[Sequence[Device], tuple], contextlib.AbstractContextManager[worker_pool.WorkerPool]]
 
 
 def build_extractor(plan: Plan, device: Device) -> Any:
@@ -47,6 +51,24 @@ class Task(NamedTuple):
     unreadable: np.ndarray
     """Indices of the training clips that have no features, where the shards are of copies."""
 
+    @property
+    def name(self) -> str:
+        """Its first and last shard, for messages."""
+        first, last = self.shards[0].path.stem, self.shards[-1].path.stem
+        return f"shard {first}" if first == last else f"shards {first} to {last}"
+
+
+class Made(NamedTuple):
+    """A worker's message: it has made a shard, or found it finished."""
+
+    name: str
+    clips: int
+    seconds: float
+    size: int
+    """Bytes."""
+    files: tuple[tuple[str, bytes], ...] = ()
+    """Name and content of its files, where they are still to be written."""
+
 
 class Worker:
     """Makes shards on one device, in this process or in its own; `about` is the form of the shards."""
@@ -60,16 +82,19 @@ class Worker:
         self.pool = ThreadPoolExecutor(workers)
         self.watch: Watch | None = None
 
-    def __call__(self, task: Task, report: Callable[[tuple[int, float, int]], None], deadline: Any) -> bool:
-        """Make shards; False if the time ran out before the last.
+    def __call__(self, task: Task, report: Callable[[Made], None], deadline: Any) -> bool:
+        """Make those shards of a task that are not finished; False if the time ran out before the last.
 
         Args:
-            report: called after each shard with its clips, the seconds that it took and its bytes.
+            report: called after each shard.
         """
-        began = time.perf_counter()
-        jobs = decode_ahead.start_jobs(
-            self.plan, task.shards, task.unreadable, self.extractor.rate, self.pool
-        )
+        began, todo = time.perf_counter(), []
+        for shard in task.shards:
+            if shard.seal.exists():  # by another worker, which was lost since
+                report(Made(shard.path.stem, shard.clips, 0.0, shard.path.stat().st_size))
+            else:
+                todo.append(shard)
+        jobs = decode_ahead.start_jobs(self.plan, todo, task.unreadable, self.extractor.rate, self.pool)
         decoded = decode_ahead.decode_in_order(jobs)
         for shard, results in itertools.groupby(decoded, key=operator.itemgetter(0)):
             clips = itertools.chain.from_iterable(items for _, items in results)
@@ -78,9 +103,9 @@ class Worker:
             if self.watch:
                 self.watch(shard, arrays, self.extractor.span)
             now = time.perf_counter()
-            report((shard.clips, now - began, shard.path.stat().st_size))
+            report(Made(shard.path.stem, shard.clips, now - began, shard.path.stat().st_size))
             began = now
-            if deadline.is_over() and shard is not task.shards[-1]:
+            if deadline.is_over() and shard is not todo[-1]:
                 return False
         return True
 
@@ -144,6 +169,7 @@ def run(
     deadline: Deadline,
     fresh: bool = False,
     finish: bool = False,
+    open_pool: OpenPool | None = None,
     watch: Watch | None = None,
 ) -> None:
     """Extract the missing shards and join all of them; an unfinished cache is continued.
@@ -153,6 +179,7 @@ def run(
         workers: decoding threads, of all devices together.
         fresh: delete the content of the folder, once the extractor has accepted the settings.
         finish: at the time limit, finish the cache: the clips left count as unreadable.
+        open_pool: of the workers of a cluster that make the shards; `device` has an item for each.
         watch: called with each shard that is made, where this process makes them, on a CPU.
 
     Raises:
@@ -164,11 +191,12 @@ def run(
     if missing < total:
         print(f"continuing: {total - missing} of {total} clips are done", flush=True)
     devices = [device] if isinstance(device, Device) else list(device)[: max(1, len(todo))]
-    arguments = (plan, batch_size, max(1, workers // len(devices)))
+    threads = workers if open_pool else max(1, workers // len(devices))
+    arguments = (plan, batch_size, threads)
     with contextlib.ExitStack() as stack:
         # Before anything is written: settings that the extractor refuses must not take the cache's name.
         if todo:
-            form, work = _start_workers(stack, devices, arguments, watch)
+            form, work = _start_workers(stack, devices, arguments, open_pool, watch)
         if fresh:
             empty_folder(plan.folder, first=cache.MANIFEST)  # after a kill the rest belongs to no cache
         clear_temporary(plan.folder)
@@ -187,14 +215,25 @@ def run(
                 disk_space.check_space(plan.folder, *estimate_bytes(plan, shapes, total, missing)), flush=True
             )
         bar = stack.enter_context(_Bar(total, missing, len(devices)))
+
+        def make(part: list[Shard], unreadable: np.ndarray = NOBODY) -> bool:
+            alone = open_pool is None and len(devices) == 1
+            chunks = [part] if alone else worker_pool.split_tasks(part, len(devices), CHUNK)
+            done = work([Task(list(chunk), unreadable) for chunk in chunks], keep, deadline)
+            os.listdir(plan.folder / "shards")  # a network file system forgets which files were missing
+            return done
+
+        def keep(made: Made) -> None:
+            for name, content in made.files:
+                write_bytes(plan.folder / "shards" / name, content)
+            bar.made(made)
+
         clips = [shard for shard in todo if not shard.has_copies]
         copies = [shard for shard in todo if shard.has_copies]
-        in_time = not clips or work(_deal(clips, len(devices)), bar.made, deadline)
+        in_time = not clips or make(clips)
         if copies:  # last: it is known now which clips can be mixed
             in_time = in_time and not (clips and deadline.is_over())
-            in_time = in_time and work(
-                _deal(copies, len(devices), _find_unreadable(shards)), bar.made, deadline
-            )
+            in_time = in_time and make(copies, _find_unreadable(shards))
         if not in_time:
             bar.bar.close()
             if not finish or not deadline.is_out_of_time():
@@ -211,22 +250,24 @@ def run(
 
 
 def _start_workers(
-    stack: contextlib.ExitStack, devices: list[Device], arguments: tuple, watch: Watch | None
+    stack: contextlib.ExitStack,
+    devices: list[Device],
+    arguments: tuple,
+    open_pool: OpenPool | None,
+    watch: Watch | None,
 ) -> tuple[Form, Callable]:
-    """The form of the shards to make, and a function that runs a task on each worker."""
-    if len(devices) > 1:
-        stack.enter_context(defer_signals())
-        folder = arguments[0].folder
-        team = stack.enter_context(worker_pool.WorkerPool(devices, Worker, arguments, folder))
-        return team.wait_until_ready()[0], team.run
-    worker = stack.enter_context(contextlib.closing(Worker(devices[0], *arguments)))
-    worker.watch = watch if devices[0].name == "cpu" else None
-    return worker.about, lambda tasks, report, deadline: worker(tasks[0], report, deadline)
-
-
-def _deal(shards: list[Shard], workers: int, unreadable: np.ndarray = NOBODY) -> list[Task]:
-    """A task for each worker, as long as there is a shard for it."""
-    return [Task(shards[number::workers], unreadable) for number in range(min(workers, len(shards)))]
+    """The form of the shards to make, and a function that runs tasks on the workers."""
+    if open_pool is None and len(devices) == 1:
+        worker = stack.enter_context(contextlib.closing(Worker(devices[0], *arguments)))
+        worker.watch = watch if devices[0].name == "cpu" else None
+        return worker.about, lambda tasks, report, deadline: worker(tasks[0], report, deadline)
+    stack.enter_context(defer_signals())
+    pool: worker_pool.WorkerPool
+    if open_pool is None:
+        pool = stack.enter_context(worker_pool.ProcessPool(devices, Worker, arguments, arguments[0].folder))
+    else:
+        pool = stack.enter_context(open_pool(devices, arguments))
+    return pool.wait_until_ready()[0], pool.run
 
 
 def _find_unreadable(shards: list[Shard]) -> np.ndarray:
@@ -241,6 +282,7 @@ class _Bar:
         from tqdm import tqdm
 
         self.everything, self.missing, self.devices, self.todo = everything, missing, devices, missing
+        self.counted: set[str] = set()
         self.bar = tqdm(
             total=everything,
             initial=everything - missing,
@@ -258,9 +300,12 @@ class _Bar:
     def __exit__(self, *reason: object) -> None:
         self.bar.close()
 
-    def made(self, shard: tuple[int, float, int]) -> None:
-        """Count a shard: its clips, the seconds it took, its bytes."""
-        clips, seconds, size = shard
+    def made(self, shard: Made) -> None:
+        """Count a shard, once: a task of a worker that was lost is repeated."""
+        if shard.name in self.counted:
+            return
+        self.counted.add(shard.name)
+        clips, seconds, size = shard.clips, shard.seconds, shard.size
         first, now = self.missing == self.todo, time.perf_counter()
         self.bar.update(clips)
         self.missing -= clips

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,15 +85,7 @@ def make_cache(
             cache.remove_shards(made.folder)  # a kill may have come just before
             print(f"nothing to do: {made.folder} is complete")
         else:
-            from earshot.core import worker_pool
-            from earshot.features import extract, precision
-
-            at = precision.choose_precision(
-                made, worker_pool.choose(machine.device, machine.precision), machine.precision
-            )
-            print(f"device: {worker_pool.describe_devices(at)}", flush=True)
-            batch, fresh = machine.batch_size, machine.fresh
-            extract.run(made, at, batch, workers, deadline, fresh, finish=bool(run), watch=watch)
+            _extract(made, machine, workers, deadline, bool(run), watch)
             source_files.forget(made.folder.parent, clips.clips.path)
     latest.finish(Path(what.out), f"{clips.name}/{made.folder.name}")
     print_summary(made.folder, show_next)
@@ -100,6 +93,36 @@ def make_cache(
     if shown is not None and not spectrogram_images.draw(clips, below, shown, workers, deadline):
         deadline.leave()
     return made.folder
+
+
+def _extract(
+    made: plan.Plan,
+    machine: ExtractionFlags,
+    workers: int,
+    deadline: Deadline,
+    finish: bool,
+    watch: Watch | None,
+) -> None:
+    """Extract on this machine's devices, or on a cluster's."""
+    from earshot.core import worker_pool
+    from earshot.features import extract, precision
+
+    run = (machine.batch_size, workers, deadline, machine.fresh, finish)
+    if machine.cluster is None:
+        found = worker_pool.choose(machine.device, machine.precision)
+        at = precision.choose_precision(made, found, machine.precision)
+        print(f"device: {worker_pool.describe_devices(at)}", flush=True)
+        return extract.run(made, at, *run, watch=watch)
+    from earshot.cluster.connect import connect
+    from earshot.features import remote_shards
+
+    with connect(machine) as cluster:
+        found = cluster.find_devices(machine.device, machine.precision)
+        at = precision.choose_precision(
+            made, found, machine.precision, lambda: cluster.call(precision.is_bf16_faster)
+        )
+        print(f"device: {cluster.describe(at)}", flush=True)
+        extract.run(made, at, *run, partial(remote_shards.open_pool, cluster))
 
 
 def _load_clips(place: str, what: CompetitionFlags, machine: ExtractionFlags) -> Competition:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,15 @@ ROUNDS = 5  # in turn, so that whatever else the machine does hits both alike; t
 BETTER = 1.3  # how many times faster half precision has to be
 
 
-def choose_precision(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
+def choose_precision(
+    plan: Plan, found: Sequence[Device], asked: str, time_bf16: Callable[[], bool] | None = None
+) -> list[Device]:
     """The devices with the precision that this cache's shards have, or will have.
 
     Args:
         found: what the machine has, all of one kind, with the precision that suits it or was asked for.
         asked: "auto", or the precision that the user wants.
+        time_bf16: `is_bf16_faster` on the machine that computes, by default here.
     Raises:
         UserError: the cache has shards from this kind of device in another precision.
     """
@@ -41,7 +44,8 @@ def choose_precision(plan: Plan, found: Sequence[Device], asked: str) -> list[De
     elif asked == "auto" and kind == "cpu":
         chosen = (
             "bf16"
-            if extractors.load_module(plan.extractor).Extractor.half_on_cpu and is_bf16_faster()
+            if extractors.load_module(plan.extractor).Extractor.half_on_cpu
+            and (time_bf16 or is_bf16_faster)()
             else "fp32"
         )
     else:

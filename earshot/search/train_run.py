@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ def train_run(
         UserError: settings that cannot be used, a head that cannot be built.
     """
     what, settings, machine = flags.values()
+    if machine.cluster is not None and what.tune:
+        raise UserError("--tune does not run on a cluster yet: tune without --cluster, then train with it")
     if what.head is None and what.view is None:
         check_kinds(cache, recipe)
     print(f"features: {cache.folder}, recipe: {recipe.name}")
@@ -56,10 +59,16 @@ def train_run(
         head_spec = describe_head(recipe, cache, what.head, what.view, options)
         check_plain_name("--name", what.name)
         submit.dry_run(cache, out, settings.metric)
-        job = Job(cache, recipe.name, head_spec, settings, machine, flags=what)
-        wanted = job.choose_folds(what.fold)
-        folder = Path(what.runs_folder) / (what.name or f"{job.name()}{'-tuned' if what.tune else ''}")
-        with hold_lock(folder, "the run"):
+        with contextlib.ExitStack() as stack:
+            cluster = None
+            if machine.cluster is not None:
+                from earshot.cluster.connect import connect
+
+                cluster = stack.enter_context(connect(machine))
+            job = Job(cache, recipe.name, head_spec, settings, machine, flags=what, cluster=cluster)
+            wanted = job.choose_folds(what.fold)
+            folder = Path(what.runs_folder) / (what.name or f"{job.name()}{'-tuned' if what.tune else ''}")
+            stack.enter_context(hold_lock(folder, "the run"))
             if what.tune:
                 tuned = tune.tune(what.tune, job, folder, wanted, deadline)
                 if tuned is None:
@@ -96,6 +105,8 @@ def run_bake_off(
     from earshot.search import auto
     from earshot.training import contest_metric
 
+    if machine.cluster is not None:
+        raise UserError("--recipe auto does not run on a cluster yet: leave --cluster out")
     metric: Any
     opened = auto.open_caches(flags, machine)
     metric, line = contest_metric.choose_default(opened, argv)

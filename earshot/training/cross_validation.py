@@ -3,9 +3,11 @@ on all clips, with --refit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from earshot.core.config import TrainingFlags
 from earshot.core.deadline import SIGNALS, Deadline, defer_signals
 from earshot.core.device import Device, use_threads
 from earshot.core.errors import UserError
-from earshot.core.worker_pool import WorkerInbox, WorkerPool, count_threads
+from earshot.core.worker_pool import ProcessPool, WorkerInbox, WorkerPool, count_threads
 from earshot.training import estimators, pseudo_labels
 from earshot.training.dataset import WindowDataset
 from earshot.training.folds import list_folds, select_training_clips
@@ -34,8 +36,8 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
     """Train the unfinished models of the wanted folds, and those on all clips; False if the time ran out, at
     a safe point.
 
-    With several devices each has its own process, which trains one model after the other. The results are
-    the same as on one such device with as many threads.
+    With several devices each has its own process, which trains one model after the other; so has each worker
+    of a cluster. The results are the same as on one such device with as many threads.
     """
     training = asdict(job.settings)
     slots, all_slots = list_slots(training, wanted), list_slots(training, list_folds(job.numbers))
@@ -62,12 +64,13 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
     threads = job.threads or count_threads(len(devices))
     devices = devices[: max(1, len(tasks))]
     # An estimate of the time left counts the models that will follow on the same device.
-    queue = [(slot, (len(tasks) - index - 1) // len(devices)) for index, slot in enumerate(tasks)]
-    rows = job.rows if len(job.devices) == 1 else job.load_for_processes(len(devices))
+    queue = [FoldTask(slot, (len(tasks) - index - 1) // len(devices)) for index, slot in enumerate(tasks)]
+    alone = len(job.devices) == 1 and job.cluster is None
+    rows = job.rows if alone else job.load_for_processes(len(devices))
     arguments = (run, rows, job.numbers, job.settings, job.head_spec.build, job.machine.save_every)
     done = True
     with defer_signals():
-        if len(job.devices) == 1:
+        if alone:
             worker = FoldWorker(devices[0], *arguments)
             with use_threads(job.threads):
                 for index, task in enumerate(queue):
@@ -77,12 +80,47 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
                     if not done:
                         break
         elif tasks:
-            with WorkerPool(devices, FoldWorker, arguments, run.folder, threads) as team:
-                team.wait_until_ready()
-                done = team.run(queue, report, deadline)
+            with open_pool(job, run, devices, arguments, threads) as pool:
+                pool.wait_until_ready()
+                done = pool.run(queue, report, deadline)
+            if job.cluster is not None:
+                for slot in slots:
+                    if (run.folder / slot.folder).is_dir():
+                        os.listdir(run.folder / slot.folder)  # see what other machines have written
+                run.quarantine_corrupt()
     run.write_metrics(all_slots)  # again: a kill may have come before the last time
     # A signal may have come while the last fold was predicted.
     return done and SIGNALS.waiting is None
+
+
+@contextlib.contextmanager
+def open_pool(
+    job: Job, run: Run, devices: list[Device], arguments: tuple, threads: int
+) -> Iterator[WorkerPool]:
+    """Workers on this machine's devices, or on the job's cluster."""
+    with contextlib.ExitStack() as stack:
+        pool: WorkerPool
+        if job.cluster is None:
+            pool = ProcessPool(devices, FoldWorker, arguments, run.folder, threads)
+        else:
+            from earshot.cluster.storage import hold_token
+
+            token = stack.enter_context(hold_token(run.folder))
+            pool = job.cluster.open_pool(devices, RemoteFoldWorker, (token, *arguments), threads)
+        stack.enter_context(contextlib.closing(pool))
+        yield pool
+
+
+class FoldTask(NamedTuple):
+    """A model to train, and how many follow on the same device."""
+
+    slot: ModelSlot
+    models_left: int
+
+    @property
+    def name(self) -> str:
+        """The model's, for messages."""
+        return self.slot.name
 
 
 class FoldWorker:
@@ -110,12 +148,8 @@ class FoldWorker:
         self.rows = rows if isinstance(rows, WindowDataset) else rows(device)
         self.fold_numbers = list_folds(numbers)
 
-    def __call__(self, task: tuple[ModelSlot, int], report: Report, deadline: Deadline | WorkerInbox) -> bool:
-        """Train a model to its end and predict its fold; False if the time ran out, at a safe point.
-
-        Args:
-            task: the model, and how many follow on this device.
-        """
+    def __call__(self, task: FoldTask, report: Report, deadline: Deadline | WorkerInbox) -> bool:
+        """Train a model to its end and predict its fold; False if the time ran out, at a safe point."""
         slot, models_left = task
         folder = self.run.get_slot_folder(slot)
         if folder.is_complete():
@@ -160,6 +194,22 @@ class FoldWorker:
             head, which = load_slot_head(self.run, slot, kind, self.device), self.rows.find_rows(valid)
             predictions = predict_rows(self.run, head, self.rows, which, self.device)[valid]
             self.run.get_slot_folder(slot).save_predictions(kind, predictions)
+
+
+class RemoteFoldWorker(FoldWorker):
+    """Trains models on a node of a cluster, which sees the run's folder.
+
+    Args:
+        token: what `storage.hold_token` put into the run's folder. others: as `FoldWorker` takes them.
+    Raises:
+        UserError: the node does not see the run's folder, or the cache.
+    """
+
+    def __init__(self, device: Device, token: str, run: Run, *others: Any):
+        from earshot.cluster.storage import check_folder
+
+        check_folder(run.folder, token, "the run")
+        super().__init__(device, run, *others)
 
 
 def list_missing_predictions(run: Run, slot: ModelSlot) -> list[str]:

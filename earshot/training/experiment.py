@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from earshot.training import (
 )
 from earshot.training.dataset import WindowDataset
 from earshot.training.run import CONFIG, Run, build_metadata
+
+if TYPE_CHECKING:
+    from earshot.cluster.connect import Cluster
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ class Job:
     Args:
         fold_seed: of the folds that are made, if other than the training's.
         flags: --pseudo among them names the run that predicts pseudo-labels.
+        cluster: whose workers train the folds; everything else is done here.
     Raises:
         UserError: a device, view, fold or run of pseudo-labels is missing.
     """
@@ -163,10 +167,11 @@ class Job:
         machine: TrainMachineFlags,
         fold_seed: int | None = None,
         flags: RunFlags | None = None,
+        cluster: Cluster | None = None,
     ):
         flags = flags or RunFlags()
         self.cache, self.recipe, self.head_spec, self.flags = cache, recipe, head_spec, flags
-        self.settings, self.machine = settings, machine
+        self.settings, self.machine, self.cluster = settings, machine, cluster
         # A head to count parameters and try precisions with. It may take a gigabyte, so `begin` releases it.
         head = head_spec.build()
         self.head: models.Head | None = head
@@ -182,8 +187,10 @@ class Job:
                 f"seeds: only one, since {head_spec.name} is a scikit-learn head, which is the same with "
                 "every seed"
             )
-        self.devices = worker_pool.choose(machine.device, settings.precision)
+        self.devices = worker_pool.choose("auto" if cluster else machine.device, settings.precision)
         self.device = self.devices[0]
+        if cluster is not None:
+            self.devices = cluster.find_devices(machine.device, settings.precision)
         self.threads: int | None = None  # of each process; None: an equal share
         self.load = partial(
             dataset.load_training_rows,
@@ -197,7 +204,7 @@ class Job:
         # Several devices: each process has the features on its own.
         self.rows: WindowDataset = (
             self.load(self.device)
-            if len(self.devices) == 1
+            if len(self.devices) == 1 and cluster is None
             else self.load(replace(self.device, name="cpu"), gigabytes=0)
         )
         if self.rows.weights is not None:
@@ -259,18 +266,25 @@ class Job:
         if head is not None and not head.is_sklearn:
             if new:
                 self.device = precision.choose_precision(head, self.rows, self.settings, self.device)
-            if self.machine.device == "auto" and self.device.name == "cpu":
+            if self.cluster is not None and self.devices[0].name == self.device.name == "cpu":
+                self.devices = [self.device] * len(self.devices)
+            elif self.cluster is None and self.machine.device == "auto" and self.device.name == "cpu":
                 count = precision.count_processes(head, self.rows, self.settings, model_count)
                 self.devices = [self.device] * count
         self.head = head = None
-        run = Run.begin(folder, self.record, build_metadata(self.cache, self.recipe, self.device)).validate()
+        at = self.device if self.cluster is None else self.devices[0]
+        run = Run.begin(folder, self.record, build_metadata(self.cache, self.recipe, at)).validate()
         training_clips.write_clips(run.folder, self.cache, self.numbers)
         run.quiet = quiet
         if not quiet:
             latest.begin(folder.parent, folder.name, "train.py")
         self.device = run.adapt_device(self.device)
         self.devices = [run.adapt_device(each) for each in self.devices]
-        if self.machine.device == "auto" and self.device.name == "cpu":
+        if self.cluster is not None:
+            # kept, like those of local processes
+            on_cpu = self.devices[0].name == "cpu"
+            self.threads = run.keep_threads(self.cluster.threads) if on_cpu else self.cluster.threads
+        elif self.machine.device == "auto" and self.device.name == "cpu":
             several = len(self.devices) > 1
             # Kept, since with other threads a continued run would compute other bits.
             self.threads = run.keep_threads(worker_pool.count_threads(len(self.devices)) if several else None)
@@ -294,13 +308,20 @@ class Job:
             run.log(note)
         run.log(
             f"folds: {folds.format_numbers(self.numbers)} ({self.fold_note}); {len(rows.ids)} clips, "
-            f"{len(rows)} windows; device: {worker_pool.describe_devices(self.devices, self.threads)}"
+            f"{len(rows)} windows; device: {self._describe_devices()}"
         )
         return run
+
+    def _describe_devices(self) -> str:
+        if self.cluster is None:
+            return worker_pool.describe_devices(self.devices, self.threads)
+        return self.cluster.describe(self.devices, self.threads)
 
     def load_for_processes(self, count: int) -> Callable[[Device], WindowDataset]:
         """What loads the rows in each of several processes: on a CPU they share the memory that one may
         take."""
+        if self.cluster is not None:
+            return partial(_load_share, self.load, self.machine.memory, self.cluster.count_per_node(count))
         if self.device.name != "cpu":
             return self.load
         gigabytes = self.machine.memory
@@ -316,6 +337,15 @@ class Job:
     def choose_folds(self, fold: tuple[int, ...] = ()) -> list[int]:
         """The folds to train, in order, all of them by default."""
         return folds.choose_folds(np.asarray(self.numbers), fold)
+
+
+def _load_share(
+    load: Callable[..., WindowDataset], gigabytes: float | None, share: int, device: Device
+) -> WindowDataset:
+    """The rows in one of `share` workers of a node, with an equal share of the memory that all may take."""
+    if gigabytes is None and device.name == "cpu":
+        gigabytes = dataset.RESIDENT * memory.get_free(torch.device("cpu")) / 1e9
+    return load(device, gigabytes=None if gigabytes is None else gigabytes / share)
 
 
 def locate_weights(options: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from earshot.features import cache
 from earshot.features.resume import find_caches
 from earshot.training.run import CONFIG, Run, list_slot_folders
 
-NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock")
+NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock", ".token")
 
 
 def open_run(name: str, runs_folder: str = "runs") -> Run:

@@ -1,0 +1,111 @@
+"""The actor that works on a node: it makes a worker and calls it with tasks, as a local process does."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from earshot.cluster.board import LOST, STOP
+from earshot.core import files
+from earshot.core.worker_pool import LineSender, LogStream, make_portable
+
+BEAT = 0.5  # seconds
+DONE, FAILED = "done", "failed"
+
+
+class NodeWorker:
+    """A worker on a node; methods return (DONE, result) or (FAILED, error).
+
+    Args:
+        board: the handle of the `Board`.
+        number: of this worker.
+    """
+
+    def __init__(self, board: Any, number: int):
+        import ray
+
+        self.ray, self.board, self.number = ray, board, number
+        self.stopped = threading.Event()
+        self.worker: Any = None
+        files.GUARD.suffix = f".{socket.gethostname()}-{os.getpid()}"
+        files.GUARD.check = self._beat
+        self._beat()
+        threading.Thread(target=self._keep_beating, daemon=True).start()
+        sys.stdout = LineSender(self._post)
+        sys.stderr = LogStream(
+            os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True
+        )
+
+    def start(self, folder: str, threads: int, loads: bytes) -> tuple[str, Any]:
+        """Make the worker; the id of the node, and the worker's attribute `about`.
+
+        Args:
+            folder: the driver's working directory; relative paths are seen from there, if it is here, too.
+            loads: the pickled class or function, device and arguments.
+        """
+        return self._try(lambda: self._make(folder, threads, loads))
+
+    def _make(self, folder: str, threads: int, loads: bytes) -> Any:
+        if os.path.isdir(folder):
+            os.chdir(folder)
+        import torch
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())
+        torch.set_num_threads(threads)
+        work, device, arguments = pickle.loads(loads)
+        self.worker = work(device, *arguments)
+        return self.ray.get_runtime_context().get_node_id(), getattr(self.worker, "about", None)
+
+    def run(self, task: bytes) -> tuple[str, Any]:
+        """Call the worker with a pickled task; is it done, False if it stopped early?"""
+        self._beat()  # is there still an order to stop?
+        return self._try(
+            lambda: self.worker(pickle.loads(task), lambda value: self._post("say", value), self)
+        )
+
+    def is_over(self) -> bool:
+        """Should the worker stop?"""
+        return self.stopped.is_set()
+
+    def close(self) -> None:
+        """Let the worker clean up."""
+        if hasattr(self.worker, "close"):
+            self.worker.close()
+
+    def _try(self, call: Callable[[], Any]) -> tuple[str, Any]:
+        try:
+            return DONE, call()
+        except BaseException as error:
+            return FAILED, make_portable(error)
+
+    def _keep_beating(self) -> None:
+        while True:
+            time.sleep(BEAT)
+            self._beat()
+
+    def _beat(self) -> None:
+        self._obey(self.board.beat.remote(self.number))
+
+    def _post(self, kind: str, value: Any) -> None:
+        self._obey(self.board.post.remote(self.number, kind, value))
+
+    def _obey(self, answer: Any) -> None:
+        """Wait for the board's answer; without a board, or as a lost worker, end at once: the work is
+        another's."""
+        try:
+            order = self.ray.get(answer)
+        except BaseException:
+            order = LOST
+        if order == LOST:
+            os._exit(1)
+        if order == STOP:
+            self.stopped.set()
+        else:
+            self.stopped.clear()
