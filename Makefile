@@ -60,15 +60,10 @@ $(VENV)/.lint: $(VENV)/.installed requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-# Without these the tests of the extractor onnx, of exports and of Modal's cloud (50 MB) skip.
-OPTIONAL := requirements-onnx.txt requirements-openvino.txt requirements-cloud.txt
-$(VENV)/.onnx: $(VENV)/.installed $(OPTIONAL)
+# Without these the tests of the extractor onnx, of exports, clusters and Modal's cloud skip.
+OPTIONAL := requirements-onnx.txt requirements-openvino.txt requirements-cluster.txt requirements-cloud.txt
+$(VENV)/.optional: $(VENV)/.installed $(OPTIONAL)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(OPTIONAL:%=-r %)
-	@touch $@
-
-# The tests of clusters skip without it.
-$(VENV)/.cluster: $(VENV)/.installed requirements-cluster.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
 	@touch $@
 
 test:
@@ -78,7 +73,7 @@ test:
 
 test-all:
 	@echo "test-all: runs all tests on all cores; about 35 minutes on 2 cores after the setup"
-	@$(MAKE) --no-print-directory $(VENV)/.onnx $(VENV)/.cluster
+	@$(MAKE) --no-print-directory $(VENV)/.optional
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
 
 # The same tests with other versions of the packages: those in Kaggle's image, and torch 2.7.1's for a real P100.
