@@ -304,3 +304,24 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cluster of 2 nodes, 2 workers of 1 CPU thread" in said[1]
     one, two = (contents(project / "data" / "sample" / name, "*.pkl") for name in ("logmel", "again"))
     assert one == two and "train.pkl" in one
+
+
+def test_the_same_command_resumes_when_the_head_was_lost(
+    calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself ends the command, after a minute if it is not set otherwise."""
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
+    (tmp_path / "data").symlink_to(calm / "data")
+    run = tmp_path / "runs" / "r"
+    command = ("train.py", *TRAIN, "--save-every", "0", "--no-report")
+    begun = Started(*command, "--cluster", "local", "--cpus-per-worker", "1", cwd=tmp_path)
+    begun.wait_for(lambda: bool(list(run.glob("fold_*/last/state.json"))))
+    children = Path(f"/proc/{begun.process.pid}/task/{begun.process.pid}/children").read_text().split()
+    heads = [pid for pid in children if b"/gcs_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(heads) == 1
+    os.kill(int(heads[0]), signal.SIGKILL)
+    assert begun.process.wait(timeout=120) != 0
+    time.sleep(2)  # its workers end by themselves
+    assert "run: runs/r (continued)" in script(*command, "--device", "cpu", cwd=tmp_path).stdout
+    patterns = [pattern for pattern in RESULTS if pattern != "config.yaml" and "report" not in pattern]
+    assert contents(calm / "runs" / "r", *patterns) == contents(run, *patterns)
