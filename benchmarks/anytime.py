@@ -4,7 +4,8 @@
     python benchmarks/anytime.py replay --records records --out docs
 
 `record` trains each candidate of the ladder once, the quickest first. It keeps what each was predicted to
-take, what it took, and its out-of-fold predictions; the same command continues it. `replay` plays these back
+take, what it took, and its out-of-fold predictions; the same command continues it. A copy of a bake-off's
+folder is a record already; with --max-hours 0 only its table is written. `replay` plays these back
 within 15 and 60 minutes. It trains nothing, so a change of the schedule is measured in a minute.
 
 The score is that of the blend of the candidates finished by then, with weights fitted on the other folds. The
@@ -94,7 +95,8 @@ def write_records(trainer, order: Sequence[str]) -> None:
                     fold,
                     f"{first['computed']:.3f}",
                     f"{first['guess']:.3f}",
-                    f"{result.seconds:.3f}",
+                    # of folds that ran side by side, each one's share
+                    f"{result.seconds / (entry['devices'] or 1):.3f}",
                     f"{result.error:.6f}",
                     f"{result.log_loss:.6f}",
                     name,
@@ -127,6 +129,8 @@ def record(flags: argparse.Namespace) -> None:
         for name in first:
             if name in trainer.list_with_status(OPEN):
                 trainer.attempt(name, trainer.guess, flags.device.startswith("cuda"))
+        if state["folds"]:
+            write_records(trainer, list(trainer.candidates))
         order = sorted(trainer.list_with_status(OPEN, first), key=lambda n: trainer.state["of"][n]["guess"])
         for name in [*order, *(name for name in trainer.candidates if name not in first)]:
             after = trainer.candidates[name].after
@@ -175,8 +179,6 @@ def build_scoring(records: Sequence[Record], metric: str):
             first.folds,
             metric,
             chosen,
-            ("simplex",),
-            offsets=False,
         )
         return metrics.to_gain(metric, found.score)
 

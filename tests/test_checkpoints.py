@@ -39,6 +39,7 @@ def train(folder: Path, deadline=NEVER, save_every: float = 10.0) -> Run:
         devices=[CPU],
         threads=None,
         machine=SimpleNamespace(save_every=save_every),
+        cluster=None,
         check_disk_space=lambda *counts: "",
     )
     with mock.patch("models.rebuild", lambda config: Tiny()):

@@ -92,8 +92,12 @@ def test_published_weights_are_read_as_torch_reads_them(efficientat_weights: Pat
 
 
 def test_nothing_here_loads_pickles() -> None:
-    """Of all the ways to read a pickle, none is called in the product."""
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("earshot/**/*.py"), *ROOT.glob("models/*.py")]:
+    """Of all the ways to read a pickle, none is called in the product.
+
+    Except for what a driver and its own workers send each other: no file, and Ray's transport pickles, too.
+    """
+    product = [*ROOT.glob("*.py"), *ROOT.glob("earshot/**/*.py"), *ROOT.glob("models/*.py")]
+    for path in (path for path in product if path.parent.name != "cluster"):
         text = path.read_text(encoding="utf-8")
         for call in (
             "pickle.load",
