@@ -124,11 +124,14 @@ def measure(ways: dict[str, Way], repeats: int) -> tuple[dict[str, float], dict[
     return {name: min(times) for name, times in seconds.items()}, found
 
 
-def format_row(key: str, ways: dict[str, Way], stretches: int, repeats: int) -> list[tuple[str, str]]:
-    """The table's rows of a network: its name and the line; a second one against torch in bf16."""
-    load = os.getloadavg()[0]
-    if load > SMALL:
-        print(f"warning: the machine is busy (load {load:.1f}): measure again when it is idle", flush=True)
+def format_row(
+    key: str, ways: dict[str, Way], stretches: int, repeats: int, load: float
+) -> list[tuple[str, str]]:
+    """The table's rows of a network: its name and the line; a second one against torch in bf16.
+
+    Args:
+        load: of the machine before anything was measured.
+    """
     busy = f" (machine busy, load {load:.1f})" if load > SMALL else ""
     seconds, found = measure(ways, repeats)
     columns = ["ONNX Runtime", "OpenVINO", "ONNX Runtime, --fp16", "OpenVINO, --fp16"]
@@ -164,6 +167,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[*HEADS, *ENCODERS], default=[*HEADS, *ENCODERS])
     parser.add_argument("--out", type=Path, default=RESULTS)
     flags = parser.parse_args()
+    load = os.getloadavg()[0]
+    if load > SMALL:
+        print(f"warning: the machine is busy (load {load:.1f}): measure again when it is idle", flush=True)
     title = f"Exported networks on {machine()}"
     about = [
         "`python benchmarks/export.py --weights mn04_as_mAP_432.pt`, with OMP_NUM_THREADS=1 for the rows",
@@ -187,7 +193,7 @@ def main() -> None:
             else:
                 ways, stretches = build_ast_ways(scratch)
             key += f", threads: {torch.get_num_threads()}"
-            for row, line in format_row(key, ways, stretches, flags.repeats):
+            for row, line in format_row(key, ways, stretches, flags.repeats, load):
                 print(line, flush=True)
                 keep_rows(title, about, HEADER, {row: line}, flags.out)
 
