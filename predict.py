@@ -86,6 +86,8 @@ def check_flags(flags: config.PredictFlags, dry: config.DryRunFlags, files: list
         )
     if dry.dry_run and flags.name is not None:
         raise UserError("--dry-run keeps nothing: leave out --name")
+    if flags.fit_stretches and (files or flags.audio):
+        raise UserError("--fit-stretches is for a competition's rows: leave out --audio and files")
 
 
 def find_competition(named: str | None) -> str:
@@ -160,8 +162,6 @@ def main(argv: list[str]) -> None:
     from earshot.prediction import predict_runs
 
     at = device.choose(flags.device)
-    if flags.fit_stretches and (files or flags.audio):
-        raise UserError("--fit-stretches is for a competition's rows: leave out --audio and files")
     if files and flags.audio:
         raise UserError("give files or --audio FOLDER, not both")
     if files or flags.audio:

@@ -45,9 +45,8 @@ def main() -> None:
     parser.add_argument("--views", nargs="+", help="views, as in the table")
     parser.add_argument("--out", type=Path, default=RESULTS)
     flags = parser.parse_args()
-    views = ["--views", "pooled", "frames", "blocks"]
     extraction = {
-        "efficientat": ["--extractor", "efficientat", "--weights", str(flags.weights.resolve()), *views],
+        "efficientat": ["--extractor", "efficientat", "--weights", str(flags.weights.resolve())],
         "logmel": ["--recipe", "from_scratch", "--cache", "logmel"],
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -220,14 +220,14 @@ def test_by_the_commands_with_a_shard_of_bad_clips_and_loose_files(tmp_path, mon
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(16000), 16000)
     files = [Path(data / "audio_test" / "t000.wav"), silent]
-    split, span, bad, noted = new_audio.extract_features(
-        run, ["a", "b"], files, None, Device("cpu", "fp32", "")
-    )
+    extractor, audio = new_audio.build_extractor(run, None, Device("cpu", "fp32", ""))
+    made = new_audio.ExtractedFiles(["a", "b"], files, extractor, audio, {"codes"})
+    made.extract(16, frozenset())
+    split = made.build_split(run)
     subm = cache.split("subm")
     where = subm["ids"].tolist().index("t000.wav")
     np.testing.assert_array_equal(split["codes"], subm["codes"][subm["clip"] == where])
-    assert bad == {"b": "silent"} and not any(noted.values()) and span == 1.0
-    assert (
-        new_audio.extract_features(run, ["b"], [silent], None, Device("cpu", "fp32", "")).split["codes"].dtype
-        == np.int16
-    )
+    assert made.bad == {"b": "silent"} and not any(made.noted.values()) and extractor.span == 1.0
+    nothing = new_audio.ExtractedFiles(["b"], [silent], extractor, audio, {"codes"})
+    nothing.extract(16, frozenset())
+    assert nothing.build_split(run)["codes"].dtype == np.int16

@@ -56,14 +56,7 @@ class Member:
 
     def list_runs(self) -> list[Run]:
         """The runs that it predicts with, each once."""
-        if self.run is not None:
-            return [self.run]
-        by_folder = {}
-        for member, weight in zip(self.of, self.fitted.weights, strict=True):
-            if weight > 0:
-                for run in member.list_runs():
-                    by_folder[run.folder.resolve()] = run
-        return list(by_folder.values())
+        return list({run.folder.resolve(): run for run, _ in self.list_checkpoints()}.values())
 
     def list_checkpoints(self, kind: str | None = None) -> list[tuple[Run, str]]:
         """The runs that it predicts with, each once for every kind of checkpoint: "best" or "last"."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,19 +94,6 @@ def build_extractor(
     return extractor, replace_defaults(AudioSettings(), made["audio"], where)
 
 
-class NewClips(NamedTuple):
-    """New clips in the format of a cache, and the problems found."""
-
-    split: dict[str, Any]
-    """With only the run's view."""
-    span: float
-    """The seconds of the view's time axis."""
-    bad: dict[str, str]
-    """Id -> reason of the files that can't be read."""
-    noted: dict[str, list[str]]
-    """Kind of note (`reasons.NOTES`) -> ids of the files that have it, which are used."""
-
-
 class ExtractedFiles:
     """The features of new files, made file by file while the next ones are decoded.
 
@@ -191,24 +178,6 @@ def join_views(made: Sequence[ClipFeatures]) -> tuple[dict[str, np.ndarray], np.
     """The views of clips (at least one) as one array each, and the seconds of real audio of each window."""
     views = {name: np.concatenate([clip.views[name] for clip in made]) for name in made[0].views}
     return views, np.concatenate([clip.length for clip in made])
-
-
-def extract_features(
-    run: Run,
-    ids: list[str],
-    files: list[Path],
-    weights: str | None,
-    device: Device,
-    batch_size: int = 16,
-    listed: frozenset[Path] = frozenset(),
-    report: Callable[[str], None] | None = None,
-) -> NewClips:
-    """The features of new clips for a run; arguments and errors as of `build_extractor` and
-    `ExtractedFiles.extract`."""
-    extractor, audio = build_extractor(run, weights, device, report)
-    found = ExtractedFiles(ids, files, extractor, audio, {run.config["record"]["view"]})
-    found.extract(batch_size, listed)
-    return NewClips(found.build_split(run), extractor.span, found.bad, found.noted)
 
 
 def build_split(
