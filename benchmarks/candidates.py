@@ -25,6 +25,7 @@ WAYS = {
         "svm": ["svm"],
         "svm, modulations": ["svm", *MODULATIONS],
         "logistic": ["logistic"],
+        "logistic, modulations": ["logistic", *MODULATIONS],
         "modulations": ["modulations"],
         "patches": ["patches"],
         "patches, modulations": ["patches", *MODULATIONS],
