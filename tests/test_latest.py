@@ -103,4 +103,4 @@ def test_what_is_newer_and_not_finished_is_refused_with_the_command_that_finishe
     line = refused(script("predict.py", cwd=work, ok=None))
     assert f"runs/begun is not finished: finish it with: {command}; or choose a run" in line
     script("train.py", *LINEAR, "--name", "begun", "--epochs", "30", "--fresh", "--no-report", cwd=work)
-    assert "run: runs/begun (finished last" in script("predict.py", cwd=work).stdout
+    assert "runs: runs/begun (linear on mel)" in script("predict.py", cwd=work).stdout
