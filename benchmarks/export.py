@@ -82,8 +82,8 @@ def build_head_ways(recipe: str, options: dict[str, Any], folds: int, scratch: P
         folder = scratch / f"{runtime}{fp16}"
         folder.mkdir(parents=True)
         write.write_heads(heads, 1, False, folder, runtime, fp16)
-        graph = graphs.Graph(folder, "heads", runtime, torch.get_num_threads())
-        ways[column] = lambda graph=graph: graph.run("probabilities", x=x.numpy(), mask=mask)
+        graph = graphs.Graph(folder, "heads", runtime, 1, torch.get_num_threads())
+        ways[column] = lambda graph=graph: graph.run_lanes("probabilities", x=x.numpy(), mask=mask)
     return ways
 
 

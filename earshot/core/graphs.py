@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from earshot.core import checksums
 from earshot.core.checksums import CorruptFile
 from earshot.core.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # The packages that each runtime needs, the faster one first; each has a requirements-*.txt.
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxruntime")}
@@ -67,7 +69,7 @@ class Graph:
         folder: of the export. name: the file's, without its ending.
         runtime: "onnx" or "openvino", which is installed.
         threads: of a pass.
-        lanes: passes that run side by side, from as many threads.
+        lanes: passes that run side by side, from as many threads; `run_lanes` shares its rows among them.
     Raises:
         CorruptFile: the runtime refuses the file.
     """
@@ -77,7 +79,7 @@ class Graph:
 
     def __init__(self, folder: Path, name: str, runtime: str, threads: int, lanes: int = 1):
         self.path = folder / list_files(name, runtime)[0]
-        self._local = threading.local()
+        self._local, self._lanes = threading.local(), lanes
         try:
             if runtime == "onnx":
                 self._open_onnx(threads)
@@ -135,6 +137,24 @@ class Graph:
     def run(self, output: str, **feeds: np.ndarray) -> np.ndarray:
         """One output of the named inputs; those that the graph does not use are left out."""
         return self._run([output], {name: feeds[name] for name in self.shapes})[0]
+
+    def run_lanes(self, output: str, **feeds: np.ndarray) -> np.ndarray:
+        """The same, the rows in as many parts as there are lanes, side by side: threads within a pass wait for
+        each other at every layer, and one layer of a recurrent network has work for one of them."""
+        rows = len(next(iter(feeds.values())))
+        ends = [round(rows * lane / self._lanes) for lane in range(self._lanes + 1)]
+        parts = [
+            {name: feed[begin:end] for name, feed in feeds.items()}
+            for begin, end in pairwise(ends)
+            if end > begin
+        ]
+        if len(parts) == 1:
+            return self.run(output, **feeds)
+        return np.concatenate(list(self._pool.map(lambda part: self.run(output, **part), parts)))
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._lanes, "lane")
 
 
 def _fix_shape(shape: list[Any]) -> tuple[int, ...]:

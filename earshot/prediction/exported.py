@@ -45,7 +45,7 @@ class ExportedHeads:
 
     def __init__(self, run: Run, folder: Path, runtime: str):
         self.folder, self.runtime, self.batch_size = folder, runtime, run.predict_batch_size
-        self.graph = graphs.Graph(folder, "heads", runtime, torch.get_num_threads())
+        self.graph = graphs.Graph(folder, "heads", runtime, 1, torch.get_num_threads())
 
     def compute_logits(self, rows: WindowDataset, which: np.ndarray) -> torch.Tensor:
         """Logits (rows, models, classes) of the rows `which`."""
@@ -57,7 +57,7 @@ class ExportedHeads:
         which = np.arange(len(rows)) if which is None else which
         return np.concatenate(
             [
-                self.graph.run(output, x=_to_numpy(x), mask=_fill_mask(x, mask))
+                self.graph.run_lanes(output, x=_to_numpy(x), mask=_fill_mask(x, mask))
                 for x, mask in rows.iterate_batches(which, self.batch_size)
             ]
         )
