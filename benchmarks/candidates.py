@@ -17,7 +17,8 @@ from pooling import HEADER, measure
 ABOUT = [
     "`python benchmarks/candidates.py --data ESC10 FSDD --weights mn04_as_mAP_432.pt`: out of fold, last",
     "epoch. Folds of FSDD: other speakers. Log-mel as recipe `from_scratch` has it. The modulations' rates,",
-    "scales and areas were set after looking at fold 1 of both sets, `blocks` as well.",
+    "scales and areas were set after looking at fold 1 of both sets, `blocks` as well; their sections after",
+    "all folds of FSDD.",
 ]
 MODULATIONS = ["--head.modulations", "true"]
 WAYS = {

@@ -14,12 +14,13 @@ SCALES = (0, 2, 4, 8, 16)  # cycles over all bands
 SHARPEST = 0.25  # cycles per band, at most
 ROW_STEP = 2  # bands from one filter's place to the next
 PIXELS = 1 << 24  # values that a pass may make
+SECTIONS = 3  # of a clip, whose means are apart: the order of sounds tells words from each other
 SOFT = 1e-2  # added before the logarithm, in the spectrogram's units
 
 
 class Modulations(nn.Module):
-    """Mean and deviation over time of the responses to two-dimensional Gabor filters, in areas of the
-    frequency axis.
+    """Mean and deviation over time of the responses to two-dimensional Gabor filters, and their means in
+    sections of the clip, in areas of the frequency axis.
 
     The filters are products of a Hann-windowed complex wave along time and one along frequency, in octaves,
     rising and falling: the model of the auditory cortex of Chi, Ru & Shamma (2005). They have no weights.
@@ -45,7 +46,7 @@ class Modulations(nn.Module):
             persistent=False,
         )
         self.areas = min(areas, len(places))
-        self.width = 2 * len(rates) * (2 * len(scales) - 1) * self.areas
+        self.width = (2 + SECTIONS) * len(rates) * (2 * len(scales) - 1) * self.areas
         self.rows_at_once = max(1, PIXELS // (4 * len(scales) * len(places) * frames))
 
     def forward(self, levels: Tensor, real: Tensor) -> Tensor:
@@ -73,13 +74,26 @@ class Modulations(nn.Module):
             rising = ((sums + mixed).square() + (other - crossed).square())[:, 1:]
             responses = (torch.cat([falling, rising], 1) + 1e-6).sqrt()
             counted = inside[..., ::step][:, None]
-            count = counted.sum(3)
+            count, sections = counted.sum(3), _weigh_sections(counted, step, real)
             for area in responses.split(split_evenly(responses.shape[2], self.areas), 2):
                 level = area.mean(2, keepdim=True)
                 mean = (level * counted).sum(3) / count
                 variance = ((level - mean[..., None]).square() * counted).sum(3) / count
                 found += [(mean[..., 0] + SOFT).log(), (variance[..., 0] + SOFT**2).log() / 2]
+                found += [
+                    ((level * weight).sum(3) / weight.sum(3) + SOFT)[..., 0].log() for weight in sections
+                ]
         return torch.cat(found, 1)
+
+
+def _weigh_sections(counted: Tensor, step: int, real: Tensor) -> list[Tensor]:
+    """What each place counts in each section, (B, 1, 1, places): triangles that overlap by half."""
+    at = (torch.arange(counted.shape[3], device=counted.device) + 0.5) * step / real[:, None, None, None]
+    # a section that no place is in is about the whole clip
+    return [
+        ((1 - (SECTIONS * at - number - 0.5).abs()).clamp(min=0) + 1e-3) * counted
+        for number in range(SECTIONS)
+    ]
 
 
 def compute_levels(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -37,10 +37,22 @@ def test_a_ripple_shows_in_its_own_filter():
     x, falls = draw_ripples(8, 0)
     features = Modulations(*SHAPE[1:])
     # 6 rates from 0.32 on, 0.08 is the third; 4 scales fit 32 bands: 0, 2, 4, 8, then 2, 4, 8 rising
-    assert len(features.steps) == 6 and features.width == 2 * 6 * 7 * 8
-    means = features(*compute_levels(x, None)).reshape(len(x), 6, 8, 2, 7)[:, :, :, 0].mean(2)
+    assert len(features.steps) == 6 and features.width == (2 + 3) * 6 * 7 * 8
+    means = features(*compute_levels(x, None)).reshape(len(x), 6, 8, 2 + 3, 7)[:, :, :, 0].mean(2)
     for one, fell in zip(means, falls, strict=True):
         assert divmod(int(one.argmax()), 7) == (2, 2 if fell else 5)
+
+
+def test_the_order_of_sounds_counts():
+    """Of one sound at the clip's begin, middle or end the sections' means say where, the whole's do not."""
+    x = torch.full((3, *SHAPE), -60.0)
+    ripple = draw_ripples(1, 3)[0][0, :, :, :20]
+    for clip, at in zip(x, (8, 40, 72), strict=True):
+        clip[..., at : at + 20] = ripple
+    found = compute(x).reshape(3, 6, 8, 2 + 3, 7)
+    whole, sections = found[:, :3, :, 0].mean((1, 2, 3)), found[:, :3, :, 2:].mean((1, 2, 4))
+    assert (whole - whole.mean()).abs().max() < 0.1
+    assert sections.argmax(1).tolist() == [0, 1, 2]
 
 
 def test_gain_and_padding_do_not_count():

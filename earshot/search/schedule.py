@@ -267,10 +267,10 @@ class Schedule:
         if self.is_behind(entry) or not self.is_worthwhile(entry):
             return 8, "less is expected of it, but there is time"
         if entry.after is not None:
-            return 7, "another seed of one of the best"
+            return 5, "another seed of one of the best"
         if mine <= SHARE * self.left:
             return 3, "highest expected gain per second"
-        return 5, f"more than {SHARE:.0%} of the time left, and nothing else is left to do"
+        return 5, f"more than {SHARE:.0%} of the time left, and nothing shorter is left to do"
 
     def is_worthwhile(self, entry: Entry) -> bool:
         """Might it improve on the best?"""
