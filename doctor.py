@@ -37,6 +37,8 @@ def main(argv: list[str]) -> None:
     flags = filled["data"]
     if flags.data is not None and flags.cluster is not None:
         raise UserError("--cluster checks machines, --data clips: give one of them")
+    if flags.device != "auto" and flags.cluster is None:
+        raise UserError("--device chooses nodes of a cluster: give --cluster, too")
     cluster = flags.cluster and f"cluster {flags.cluster}"
     # before numpy and torch are imported
     print(f"doctor: {flags.data or cluster or 'this machine'}", flush=True)

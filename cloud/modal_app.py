@@ -101,16 +101,6 @@ def choose_options(
     return options | ({"secrets": secrets} if secrets else {})
 
 
-class LocalFolder:
-    """What stands for the volume on this machine."""
-
-    def reload(self) -> None:
-        """Do nothing."""
-
-    def commit(self) -> None:
-        """Do nothing."""
-
-
 def supervise(
     command: list[str],
     volume: Any,
@@ -178,7 +168,7 @@ def stop(script: subprocess.Popen, grace: float) -> None:
 def upload_data(volume: Any, path: str) -> None:
     """Upload a folder or a zip to data/ of the volume; files that are there already are sent only where their
     content differs."""
-    source = Path(path).expanduser().resolve()
+    source = Path(os.path.abspath(Path(path).expanduser()))  # links keep their name
     if not source.exists():
         refuse(f"--upload {path}: there is no such folder or file")
     target = f"data/{source.name}"
@@ -227,9 +217,7 @@ if modal is not None:
         **convert({key: value for key, value in SETTINGS.items() if key != "gpu"}),
     )
     def run(command: list[str]) -> int:
-        """Run a script in a container beside the volume, or on this machine in the current folder."""
-        if modal.is_local():
-            return supervise(command, LocalFolder(), ROOT, Path.cwd())
+        """Run a script in a container beside the volume."""
         return supervise(command, volume, KIT, STORE)
 
     @app.local_entrypoint()

@@ -23,6 +23,7 @@ from test_docs import list_blocks, make_project, run_block
 from test_restart import contents
 
 from earshot.cluster import connect
+from earshot.core import files
 from earshot.core.config import ClusterFlags
 from earshot.core.errors import TemporaryError, UserError
 
@@ -172,9 +173,10 @@ def stop_and_resume(
         begun.wait_for(lambda: f"was lost (silent for {LEASE} s)" in begun.text)
     finally:
         nodes.signal(frozen, signal.SIGCONT)  # beside its replacement
-    begun.wait_for(lambda: True)
+    nodes.signal(killed, signal.SIGSTOP)  # while its worker has a task
     nodes.kill(killed)
     assert begun.finish() == 0, begun.text
+    assert f"node {killed.node_ip_address} was lost (" in begun.text
     return begun.text
 
 
@@ -234,13 +236,22 @@ def driver(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def test_nodes_that_do_not_see_the_cache_send_their_bytes(
-    nodes: Nodes, data: Path, calm: Path, driver: Path
+    nodes: Nodes, data: Path, calm: Path, driver: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import get_features
+    from earshot.features import extract
 
+    names: list[str] = []
+
+    def write_bytes(path: Path, content: bytes) -> None:
+        names.append(path.suffix)
+        files.write_bytes(path, content)
+
+    monkeypatch.setattr(extract, "write_bytes", write_bytes)
     get_features.main(["--competition", str(data), *EXTRACT, "--cluster", nodes.address])
     one, two = (contents(at / "data" / "tones" / "logmel", "*") for at in (calm, driver))
     assert one == two and len(one) > 8
+    assert names.count(".pkl") == names.count(".json") == 16
 
 
 def test_nodes_that_do_not_see_the_run_are_refused(nodes: Nodes, calm: Path, driver: Path) -> None:
@@ -256,10 +267,17 @@ def test_a_busy_cluster_is_one_line(nodes: Nodes, driver: Path, monkeypatch: pyt
     with connect.connect(ClusterFlags(cluster=nodes.address)) as found:
         # a lambda, which nodes get by value: they do not have this file
         sleepers = [found.ray.remote(num_cpus=1)(lambda: time.sleep(60)).remote() for _ in range(2)]
-        with pytest.raises(TemporaryError, match="^no free slot on the cluster for 3 s"):
+        with pytest.raises(TemporaryError) as error:
             found.find_devices("auto", "auto")
+        text = str(error.value)
+        assert text.startswith("no node of the cluster is free: node 127.0.0."), text
+        assert text.count(" has had no free slot for 3 s") == 2
         for sleeper in sleepers:
             found.ray.cancel(sleeper, force=True)
+        monkeypatch.undo()
+        found.choose_nodes("auto")
+        with pytest.raises(TemporaryError, match=r"^node 127\.0\.0\.\d+: .*No such file"):
+            found.call_on(found.nodes, os.path.getsize, "/nowhere")
         with pytest.raises(UserError, match="--device cpu,cpu: with --cluster it is auto, cpu or cuda"):
             found.find_devices("cpu,cpu", "auto")
         with pytest.raises(UserError, match="no node with GPUs"):
@@ -273,6 +291,8 @@ def test_the_doctor_lists_nodes_and_a_worker_s_error_is_one_line(
     said = script("doctor.py", "--cluster", nodes.address, cwd=tmp_path).stdout
     assert said.count("ok: node 127.0.0.") == 2 and f"all nodes see {tmp_path}" in said
     assert "ok: workers: 2, of 1 CPU thread each" in said and "0 stops, 0 warnings" in said
+    said = script("doctor.py", "--cluster", nodes.address, "--device", "cuda", cwd=tmp_path, ok=2).stdout
+    assert "stop: nodes: the cluster has no node with GPUs" in said
     (tmp_path / "data").symlink_to(calm / "data")
     wrong = ("--lr", "1e30", "--cluster", nodes.address)
     line = refused(script("train.py", *TRAIN, *wrong, cwd=tmp_path, ok=None))

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+import pickle
+import socket
 import subprocess
 import sys
+import threading
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import made_cache
+import pandas
 import pytest
 from conftest import ROOT, refused, script
 
-from earshot.cluster import board, connect, probe, storage
+from earshot.cluster import board, connect, pool, probe, storage, worker
 from earshot.core import files
 from earshot.core.config import ClusterFlags
+from earshot.core.deadline import Deadline
 from earshot.core.device import Device
-from earshot.core.errors import UserError
+from earshot.core.errors import TemporaryError, UserError
+from earshot.extractors import logmel
+from earshot.features import remote_shards
+from earshot.features.cache import Cache
 
 
 def test_a_lost_worker_is_not_heard_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,18 +64,21 @@ def test_a_guard_decides_before_a_file_or_folder_is_replaced(
     with files.replace_folder(tmp_path / "last") as new:
         assert new.name == "last.host-7.new"
         (new / "b").write_text("newer")
-    monkeypatch.setattr(files.GUARD, "check", check)
-    with pytest.raises(Lost):
-        files.write_text(tmp_path / "a", "new")
     with pytest.raises(Lost), files.replace_folder(tmp_path / "last") as new:
         (new / "b").write_text("new")
+        monkeypatch.setattr(files.GUARD, "check", check)
+    with pytest.raises(Lost):
+        files.write_text(tmp_path / "a", "new")
+    (tmp_path / "last.other-8.new").mkdir()  # a replacement's
+    with pytest.raises(Lost), files.replace_folder(tmp_path / "last") as new:
+        raise AssertionError("it may not begin")
     assert (tmp_path / "a").read_text() == "old" and (tmp_path / "last" / "b").read_text() == "newer"
-    assert [path.name for path in tmp_path.glob("*.*")] == ["last.host-7.new"]
+    assert {path.name for path in tmp_path.glob("*.*")} == {"last.host-7.new", "last.other-8.new"}
     files.recover_folder(tmp_path / "last")  # as its replacement on another machine does
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "last"]
 
 
-def test_nodes_of_two_kinds_or_versions_do_not_fit_together() -> None:
+def test_nodes_of_two_kinds_or_versions_do_not_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     here = probe.probe("cpu", "fp32", 1)._replace(node="a")
     assert probe.check_alike([here, here]) is probe.check_versions([here]) is None
     gpu = here._replace(node="b", kind="x86_64 T4", device=Device("cuda:0", "fp16", "T4"))
@@ -72,6 +87,161 @@ def test_nodes_of_two_kinds_or_versions_do_not_fit_together() -> None:
     old = here._replace(node="b", versions={**here.versions, "torch": "1.0"})
     assert str(probe.check_versions([here, old])).startswith("node b has torch 1.0, this machine ")
     assert "another version of Earshot" in str(probe.check_versions([here._replace(code="0")]))
+    for versions, fits in (({"openvino": "1"}, True), ({"openvino": "2"}, False), ({"timm": "0"}, False)):
+        monkeypatch.setattr(probe, "list_versions", lambda: {"openvino": "1"})
+        other = here._replace(versions=versions)
+        assert (probe.check_versions([other]) is None) == fits
+    monkeypatch.undo()
+    probe.check_node(here, 1, "node c")
+    for other in (here._replace(kind="x86_64 AVX512"), here._replace(code="0"), old):
+        with pytest.raises(UserError, match="^node c has another device, other versions"):
+            probe.check_node(other, 1, "node c")
+
+
+def test_workers_without_a_gpu_are_probed_as_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, asked = connect.Cluster(None, ClusterFlags()), []
+    found.nodes = [{"NodeManagerAddress": "a", "Resources": {"CPU": 1, "GPU": 1}}]
+    here = probe.probe("cpu", "fp32", 1)
+    monkeypatch.setattr(found, "call_on", lambda nodes, function, name, *more: asked.append(name) or [here])
+    for gpus in (0, 1):
+        found.resources = {"num_gpus": gpus}
+        assert found.probe_nodes("auto") == [here._replace(node="a")]
+    assert asked == ["cpu", "cuda"]
+
+
+class Ray:
+    """What the pool and a worker use of Ray, without a cluster; calls are functions."""
+
+    class exceptions:
+        RayError = ActorUnavailableError = ZeroDivisionError
+
+    @staticmethod
+    def get(call: Any) -> Any:
+        return call()
+
+    @staticmethod
+    def wait(calls: list, num_returns: int, timeout: float) -> tuple[list, list]:
+        return calls, []
+
+
+def build_pool() -> Any:
+    found = pool.RayPool.__new__(pool.RayPool)
+    found.ray, found.lease, found.members, found.names = Ray, 30.0, [], {"id": "host"}
+    return found
+
+
+def test_only_errors_of_ray_mean_a_lost_connection() -> None:
+    for error in (BrokenPipeError(32, "Broken pipe"), ConnectionResetError(104, "reset")):
+        with pytest.raises(type(error)), build_pool()._translate_errors():
+            raise error
+    for error in (ConnectionError("no head"), ZeroDivisionError()):
+        with pytest.raises(TemporaryError, match="^the connection to the cluster is lost"):
+            with build_pool()._translate_errors():
+                raise error
+
+
+def test_workers_of_a_node_have_names_of_their_own() -> None:
+    found, names = build_pool(), ["node host", "node host (2)", "node host (3)"]
+    for number in (0, 1, 2):
+        slot = pool._Slot(number, None, None, f"worker {number + 1}", node="id")
+        found.members.append(slot)
+        slot.name = found._name_slot(slot)
+    assert [slot.name for slot in found.members] == names
+    del found.members[1]  # it was lost
+    found.members.append(pool._Slot(3, None, None, "worker 4", node="id"))
+    assert found._name_slot(found.members[-1]) == "node host (2)"
+
+
+def test_a_message_right_before_the_end_of_a_task_is_not_lost() -> None:
+    found, board_, heard = build_pool(), board.Board(), []
+
+    def take() -> Any:
+        taken = board_.take()
+        if slot.pending is not None and not ended:  # now the worker sends its last message, and ends
+            board_.post(0, "say", "last")
+            ended.append(True)
+        return taken
+
+    ended: list[bool] = []
+    found.ray = type("Late", (Ray,), {"wait": lambda calls, **more: (calls if ended else [], [])})
+    found.board = SimpleNamespace(take=SimpleNamespace(remote=lambda: take))
+    task = SimpleNamespace(remote=lambda loads: lambda: ("done", True))
+    slot = pool._Slot(0, SimpleNamespace(run=task), None, "worker 1", ready=True)
+    found.members = [slot]
+    assert pool._Round(found, ["task"], heard.append, Deadline(None)).run() and heard == ["last"]
+
+
+def test_a_worker_waits_for_its_board_and_cleans_up_when_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(BaseException):
+        pass
+
+    def leave(code: int) -> None:
+        raise Ended
+
+    one = worker.NodeWorker.__new__(worker.NodeWorker)
+    one.ray, one.stopped, closed = Ray, threading.Event(), []
+    one.worker = SimpleNamespace(close=lambda: closed.append(True))
+    monkeypatch.setattr(worker, "BEAT", 0.0)
+    monkeypatch.setattr(worker.os, "_exit", leave)
+    orders = iter([ZeroDivisionError, ZeroDivisionError, "stop", "lost"])
+
+    def beat() -> str:
+        order = next(orders)
+        if isinstance(order, str):
+            return order
+        raise order
+
+    one._obey(lambda: beat)
+    assert one.is_over() and not closed
+    with pytest.raises(Ended):
+        one._obey(lambda: beat)
+    assert closed
+
+
+@pytest.mark.parametrize("text", ["30s", "", "0", "nan"])
+def test_a_wrong_lease_is_one_line(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EARSHOT_LEASE", text)
+    with pytest.raises(UserError, match=f"^EARSHOT_LEASE={text}: has to be a number of seconds above 0$"):
+        board.read_lease()
+
+
+def test_a_node_with_other_audio_or_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(tmp_path / f"{number}.wav") for number in range(4)]
+    for name in names:
+        Path(name).write_text(name)
+    clips = pandas.DataFrame({"path": [*names, ""], "split": ["train"] * 3 + ["subm"] * 2})
+    digests = (*map(files.hash_file, names[:2]), "")  # the third could not be read
+    plan = SimpleNamespace(competition=SimpleNamespace(clips=clips), digests=digests)
+    remote_shards.check_audio(plan)
+    Path(names[1]).write_text("another")
+    with pytest.raises(UserError, match=r"has another file as .*/1.wav: mount the same audio"):
+        remote_shards.check_audio(plan)
+    Path(names[1]).unlink()
+    with pytest.raises(UserError, match=r"does not see the audio .*/1.wav"):
+        remote_shards.check_audio(plan)
+    monkeypatch.setattr(logmel.Extractor, "find_weights", lambda settings, weights: [Path(names[0])])
+    plan = SimpleNamespace(extractor="logmel", settings=None, weights=None, record={})
+    plan.record["weights"] = files.hash_value([files.hash_file(names[0])])[:16]
+    remote_shards.check_weights(plan)
+    Path(names[0]).write_text("another")
+    with pytest.raises(
+        UserError, match="has other weights of logmel than the machine where"
+    ):
+        remote_shards.check_weights(plan)
+
+
+def test_another_process_checks_a_cache_again(tmp_path: Path) -> None:
+    here = Cache(made_cache.make(tmp_path / "c" / "one", {"pooled": (4, 1, 1)}))
+    here.split("train")
+    there = pickle.dumps(here)
+    assert pickle.loads(there).split("train")
+    with open(here.folder / "train.pkl", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    with pytest.raises(UserError, match="train.pkl is missing or damaged"):
+        pickle.loads(there).split("train")
 
 
 def test_a_folder_is_recognised_by_its_token(tmp_path: Path) -> None:
@@ -94,6 +264,17 @@ def test_a_wrong_address_is_one_line(address: str, words: str) -> None:
         pass
 
 
+@pytest.mark.skipif(find_spec("ray") is None, reason="requirements-cluster.txt is not installed")
+def test_a_missing_token_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray looks for a token
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        line = refused(script("doctor.py", "--cluster", address, cwd=tmp_path, ok=None))
+    assert line.startswith(f"error: --cluster {address}: cannot connect") and "set RAY_AUTH_TOKEN" in line
+
+
 def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="pip install -r requirements-cluster.txt"):
@@ -110,6 +291,8 @@ def test_what_does_not_run_on_a_cluster_is_refused(tones: Path, tmp_path: Path) 
     assert "unknown flag --cluster" in refused(script("predict.py", *on, cwd=tmp_path, ok=None))
     line = refused(script("doctor.py", "--data", "data/tones", *on, cwd=tmp_path, ok=None))
     assert "--cluster checks machines" in line
+    line = refused(script("doctor.py", "--device", "cpu", cwd=tmp_path, ok=None))
+    assert "give --cluster, too" in line
     assert not list(tmp_path.glob("runs/*/config.yaml"))
 
 

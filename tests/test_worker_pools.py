@@ -31,6 +31,7 @@ ERRORS = {
     "user": UserError("a setting is wrong"),
     "temporary": TemporaryError("a drive is gone"),
     "io": OSError(errno.EIO, "Input/output error", "clip.wav"),
+    "network": ConnectionResetError("a download was cut off"),
     "bug": ZeroDivisionError("a mistake"),
 }
 
@@ -38,9 +39,15 @@ ERRORS = {
 class Tiny:
     """A worker for these tests; `about` is the number of its process."""
 
-    def __init__(self, on: Device, folder: Path, refused: bool = False):
-        if refused:
+    def __init__(self, on: Device, folder: Path, how: str = ""):
+        if how == "refused":
             raise UserError("thirteen is refused")
+        if how == "cut off":
+            raise ERRORS["network"]
+        if how == "freezes":  # the first one
+            with contextlib.suppress(FileExistsError), open(folder / "frozen", "x") as file:
+                print(os.getpid(), file=file, flush=True)
+                os.kill(os.getpid(), signal.SIGSTOP)
         self.folder, self.about = folder, os.getpid()
 
     def __call__(self, task: Any, say: Callable, inbox: Any) -> bool:
@@ -152,20 +159,53 @@ def test_at_the_deadline_the_workers_stop_at_a_safe_point(open_pool: Open, tmp_p
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_an_error_stops_the_others_and_reaches_the_user_unchanged(open_pool: Open, kind: str) -> None:
-    """Those of the machine may first be tried on other nodes, where they fail again."""
+def test_an_error_stops_the_others_and_reaches_the_user_unchanged(
+    open_pool: Open, kind: str, request: Any, capsys: Any
+) -> None:
+    """Those of the machine are first tried on the other node, where they fail again."""
     with pytest.raises(type(ERRORS[kind])) as error:
         run(open_pool, [kind, "long", 3] if kind in ("user", "bug") else [kind])
     assert str(error.value) == str(ERRORS[kind]) and error.type is type(ERRORS[kind])
+    again = "cluster" in request.node.name and kind in ("temporary", "io")
+    assert capsys.readouterr().out.count("another node tries again") == again
     if kind == "bug":
         assert "in __call__" in "".join(error.value.__notes__)  # where it was
     if kind == "io":
         assert (error.value.errno, error.value.filename) == (errno.EIO, "clip.wav")
 
 
-def test_what_a_worker_refuses_at_its_start_reaches_the_user(open_pool: Open) -> None:
+def test_an_error_of_a_worker_that_starts_reaches_the_user(open_pool: Open) -> None:
     with pytest.raises(UserError, match="^thirteen is refused$"):
-        run(open_pool, [1], True)
+        run(open_pool, [1], "refused")
+    with pytest.raises(ConnectionResetError, match="^a download was cut off$"):
+        run(open_pool, [1], "cut off")
+
+
+@pytest.mark.slow
+def test_a_worker_that_freezes_while_it_starts_is_replaced(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EARSHOT_LEASE", "3")
+    monkeypatch.setattr("earshot.cluster.pool.PATIENCE", 12.0)
+    found: list[int] = []
+    try:
+        with contextlib.closing(cluster.open_pool([HERE, HERE], Tiny, (tmp_path, "freezes"))) as pool:
+            assert pool.wait_until_ready()
+            assert pool.run([1, 2], found.append, NEVER) and sorted(found) == [2, 4]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int((tmp_path / "frozen").read_text()), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_worker_on_a_node_that_was_not_compared_is_refused(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that joined later."""
+    monkeypatch.setattr(cluster, "expected", cluster.expected._replace(kind="another CPU"))
+    with contextlib.closing(cluster.open_pool([HERE, HERE], Tiny, (tmp_path,))) as pool:
+        with pytest.raises(UserError, match=r"^node 127\.0\.0\.\d has another device, other versions"):
+            pool.wait_until_ready()
 
 
 def test_a_worker_that_dies_is_named(open_pool: Open, request: Any) -> None:
@@ -181,6 +221,7 @@ def test_a_worker_that_dies_is_named(open_pool: Open, request: Any) -> None:
 
 DRIVER = """
 import os, sys
+from contextlib import closing
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 import test_worker_pools as suite
@@ -193,7 +234,7 @@ with hold_lock(folder, "it"):
         from earshot.cluster.connect import connect
         with connect(ClusterFlags(cluster="local", cluster_workers=2, cpus_per_worker=1)) as many:
             many.find_devices("cpu", "fp32")
-            with many.open_pool([suite.HERE] * 2, suite.Tiny, (folder,)) as pool:
+            with closing(many.open_pool([suite.HERE] * 2, suite.Tiny, (folder,))) as pool:
                 pool.wait_until_ready()
                 pool.run(["long", "long"], print, suite.NEVER)
     else:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from typing import Any
 
-GO, STOP, LOST = "go", "stop", "lost"  # what the board says to a worker
+from earshot.core.errors import UserError
+
+GO, STOP, LOST = "go", "stop", "lost"  # a worker's orders
+LEASE = 30.0  # seconds of silence after which a worker's task goes to another; EARSHOT_LEASE overrides
 STEP = 1.0  # seconds between two of the driver's looks that count at most: it may have been frozen itself
 
 Message = tuple[int, str, Any]  # a worker's number, the kind of the message, its value
+
+
+def read_lease() -> float:
+    """EARSHOT_LEASE, or its default; UserError where it is not a number above 0."""
+    text, lease = os.environ.get("EARSHOT_LEASE", str(LEASE)), 0.0
+    with contextlib.suppress(ValueError):
+        lease = float(text)
+    if not lease > 0:
+        raise UserError(f"EARSHOT_LEASE={text}: has to be a number of seconds above 0")
+    return lease
 
 
 class Board:

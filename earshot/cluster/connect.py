@@ -9,17 +9,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from earshot.cluster.local import start_local_nodes
-from earshot.cluster.pool import PATIENCE, POLL, RayPool
+from earshot.cluster.local import ROOT, start_local_nodes
+from earshot.cluster.pool import PATIENCE, POLL, RayPool, shorten
 from earshot.cluster.probe import Probe, check_alike, check_versions, probe
 from earshot.core.config import ClusterFlags
 from earshot.core.device import Device
 from earshot.core.errors import TemporaryError, UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -54,13 +52,13 @@ def connect(flags: ClusterFlags) -> Iterator[Cluster]:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=None, **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            if isinstance(error, TemporaryError):
-                raise
-            raise UserError(
-                f"--cluster {address}: cannot connect ({' '.join(str(error).split())[:200]}): start one with "
-                "`ray start --head`, or rehearse with --cluster local"
-            ) from None
+        except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            fix = "start one with `ray start --head`, or rehearse with --cluster local"
+            if isinstance(error, ray.exceptions.AuthenticationError):
+                fix = "set RAY_AUTH_TOKEN as on the cluster's nodes"
+            elif address not in ("auto", "local"):  # something listens there
+                fix = f"is this machine one of its nodes? `ray start --address {address}` makes it one"
+            raise UserError(f"--cluster {address}: cannot connect ({shorten(error, 200)}): {fix}") from None
         finally:
             for number, handler in handlers.items():  # Ray takes SIGTERM
                 with contextlib.suppress(ValueError):  # in a thread, where it took none
@@ -120,6 +118,8 @@ class Cluster:
         self.resources: dict[str, float] = {}
         self.threads = 1
         self.nodes: list[dict[str, Any]] = []
+        self.left_out: dict[str, str] = {}  # nodes that did not respond, and why
+        self.expected: Probe  # a node that `find_devices` has compared with the others
 
     def find_devices(self, name: str, precision: str) -> list[Device]:
         """The device of each worker: all are alike, since other kinds compute other bits.
@@ -130,11 +130,14 @@ class Cluster:
             UserError: nodes of several kinds, or with other versions. TemporaryError: no free slot.
         """
         self.choose_nodes(name)
-        found = self.probe_nodes(name, precision)
+        found = self.probe_nodes(precision)
+        for address, reason in self.left_out.items():
+            print(f"warning: node {address} {reason}: left out", flush=True)
         for check in (check_versions, check_alike):
             wrong = check(found)
             if wrong:
                 raise UserError(wrong)
+        self.expected = found[0]
         slots = sum(map(self.count_slots, self.nodes))
         return [found[0].device] * min(slots, self.flags.cluster_workers or slots)
 
@@ -170,7 +173,7 @@ class Cluster:
                 "differ in the last digits: choose some with --device cuda or --device cpu"
             )
         use_gpus = bool(gpus) and name != "cpu"
-        self.nodes = gpus if use_gpus else nodes
+        self.nodes, self.left_out = (gpus if use_gpus else nodes), {}
         if name == "cuda" and not gpus or not self.nodes:
             raise UserError(f"the cluster has no node with {'GPUs' if name == 'cuda' else 'CPUs'}")
         fair = min(
@@ -192,46 +195,36 @@ class Cluster:
         count = self._count_cpus(node) // self.threads
         return min(count, int(node["Resources"]["GPU"])) if self.resources["num_gpus"] else count
 
-    def probe_nodes(self, name: str, precision: str) -> list[Probe]:
-        """What each node has; nodes that do not answer in a minute are left out with a warning."""
+    def probe_nodes(self, precision: str) -> list[Probe]:
+        """What each node has; those that do not respond in a minute are `left_out`."""
         nodes = [node for node in self.nodes if self.count_slots(node)]
+        # named: Ray hides no GPU from a worker without one, and "auto" would take it
+        name = "cuda" if self.resources["num_gpus"] else "cpu"
         found = self.call_on(nodes, probe, name, precision, self.threads)
-        self.nodes = [node for node, one in zip(nodes, found, strict=True) if one is not None]
-        for node, one in zip(nodes, found, strict=True):
-            if one is None:
-                print(
-                    f"warning: node {node['NodeManagerAddress']} has had no free slot for {PATIENCE:.0f} s: "
-                    "left out",
-                    flush=True,
-                )
-        if not self.nodes:
-            raise TemporaryError(
-                f"no free slot on the cluster for {PATIENCE:.0f} s: other programs use it, or nodes are "
-                "lost; `ray status` shows what is free"
-            )
-        return [
-            one._replace(node=node["NodeManagerAddress"])
-            for node, one in zip(nodes, found, strict=True)
-            if one is not None
-        ]
+        seen = [(node, one) for node, one in zip(nodes, found, strict=True) if one is not None]
+        self.nodes = [node for node, _ in seen]
+        if not seen:
+            reasons = "; ".join(f"node {address} {reason}" for address, reason in self.left_out.items())
+            raise TemporaryError(f"no node of the cluster is free: {reasons[:400]}; see `ray status`")
+        return [one._replace(node=node["NodeManagerAddress"]) for node, one in seen]
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function returns on one of the nodes."""
         (found,) = self.call_on(self.nodes[:1], function, *arguments)
         if found is None:
-            raise TemporaryError(f"node {self.nodes[0]['NodeManagerAddress']} does not respond")
+            address = self.nodes[0]["NodeManagerAddress"]
+            raise TemporaryError(f"node {address} {self.left_out[address]}")
         return found
 
     def call_on(
         self, nodes: Sequence[dict[str, Any]], function: Callable[..., Any], *arguments: Any
     ) -> list[Any]:
-        """What a function returns on each node, None for one that does not answer in a minute."""
+        """What a function returns on each node; None for one that does not respond in a minute or is lost:
+        `left_out` has the reason."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        remote, loads = (
-            self.ray.remote(**self.resources, max_retries=0, max_calls=0)(_call),
-            pickle.dumps((function, arguments)),
-        )
+        remote = self.ray.remote(**self.resources, max_retries=0, max_calls=0)(_call)
+        loads = pickle.dumps((function, arguments))
         calls = [
             remote.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -243,22 +236,22 @@ class Cluster:
             # in short steps, between which signals are handled
             _, waiting = self.ray.wait(waiting, num_returns=len(waiting), timeout=POLL)
         found: list[Any] = []
-        for call in calls:
+        for node, call in zip(nodes, calls, strict=True):
+            address, result, error = node["NodeManagerAddress"], None, None
             if call in waiting:
                 self.ray.cancel(call)
-                found.append(None)
-                continue
-            try:
-                result, error = self.ray.get(call)
-            except self.ray.exceptions.RayError as lost:
-                if isinstance(lost, self.ray.exceptions.RayTaskError):
-                    raise UserError(
-                        f"a node of the cluster cannot run Earshot: {str(lost).strip().splitlines()[-1]}"
-                    ) from None
-                found.append(None)  # the node died
-                continue
+                self.left_out[address] = f"has had no free slot for {PATIENCE:.0f} s"
+            else:
+                try:
+                    result, error = self.ray.get(call)
+                except self.ray.exceptions.RayTaskError as failed:
+                    reason = str(failed).strip().splitlines()[-1]
+                    raise UserError(f"node {address} cannot run Earshot: {reason}") from None
+                except self.ray.exceptions.RayError as lost:
+                    self.left_out[address] = f"was lost ({shorten(lost, 200)})"
             if error is not None:
-                raise error
+                kind = UserError if isinstance(error, UserError) else TemporaryError
+                raise kind(f"node {address}: {error}")
             found.append(result)
         return found
 
@@ -275,7 +268,14 @@ class Cluster:
             work, arguments: as `WorkerPool` takes them. threads: of each worker, by default its CPUs.
         """
         return RayPool(
-            self.ray, len(devices), self.resources, devices[0], work, arguments, threads or self.threads
+            self.ray,
+            len(devices),
+            self.resources,
+            devices[0],
+            self.expected,
+            work,
+            arguments,
+            threads or self.threads,
         )
 
 

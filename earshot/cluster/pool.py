@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from earshot.cluster.board import GO, STOP, Board
+from earshot.cluster.board import GO, STOP, Board, read_lease
 from earshot.cluster.worker import FAILED, NodeWorker
 from earshot.core.deadline import SIGNALS
 from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError
 
 if TYPE_CHECKING:
+    from earshot.cluster.probe import Probe
     from earshot.core.deadline import Deadline
     from earshot.core.device import Device
 
 POLL = 0.1  # seconds between looks at messages and the clock
-LEASE = 30.0  # seconds of silence after which a worker's task goes to another; EARSHOT_LEASE overrides
 PATIENCE = 60.0  # seconds to wait for a first worker, or for those that have not begun to start
 DEATHS = 6  # workers that a task may end
 TRIES = 3  # how often a task may fail because of its node
@@ -52,7 +52,9 @@ class RayPool:
         ray: the module, connected.
         slots: how many workers.
         resources: of each worker, as `ray.remote` takes them.
-        device: of each worker. work, arguments: as in `WorkerPool`. threads: of each worker.
+        device: of each worker. expected: a node that was compared with the others; a worker on a node that
+            differs is refused.
+        work, arguments: as in `WorkerPool`. threads: of each worker.
     """
 
     def __init__(
@@ -61,19 +63,20 @@ class RayPool:
         slots: int,
         resources: dict[str, float],
         device: Device,
+        expected: Probe,
         work: Callable[..., Any],
         arguments: tuple,
         threads: int,
     ):
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.ray, self.slots, self.lease = ray, slots, float(os.environ.get("EARSHOT_LEASE", LEASE))
+        self.ray, self.slots, self.lease = ray, slots, read_lease()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
         self.actor_class = ray.remote(
             **resources, scheduling_strategy="SPREAD", max_restarts=0, max_task_retries=0
         )(NodeWorker)
-        self.begin = (os.getcwd(), threads, pickle.dumps((work, device, arguments)))
+        self.begin = (os.getcwd(), threads, expected, pickle.dumps((work, device, arguments)))
         self.numbers = itertools.count()
         self.names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
         self.members = [self._start() for _ in range(slots)]
@@ -90,24 +93,27 @@ class RayPool:
         Raises:
             TemporaryError: none has begun in a minute.
         """
-        began = time.monotonic()
+        began, failed = time.monotonic(), None
         with self._translate_errors():
-            while not all(slot.ready for slot in self.members):
+            while failed is None and not all(slot.ready for slot in self.members):
                 if SIGNALS.waiting is not None:
                     raise SystemExit(128 + SIGNALS.waiting)
-                heard = self._look(lambda value: None)
+                self._wait()
+                silent = self._take(lambda value: None)
                 failed = self._collect_started()
-                if failed is not None:
-                    raise failed
+                for slot in [one for one in self.members if silent.get(one.number, 0) > self.lease]:
+                    self._replace_unstarted(slot, f"silent for {self.lease:g} s")
                 late = time.monotonic() - began >= PATIENCE
-                if late and not heard:
+                if late and not silent:
                     raise TemporaryError(
                         f"no free slot on the cluster for {PATIENCE:.0f} s: other programs use it, or nodes "
                         "are lost; `ray status` shows what is free"
                     )
                 waiting = [slot for slot in self.members if not slot.ready]
-                if late and not any(slot.number in heard for slot in waiting):
+                if late and not any(slot.number in silent for slot in waiting):
                     break
+        if failed is not None:  # out here, since it may be a ConnectionError of the worker's own
+            raise failed
         ready = [slot for slot in self.members if slot.ready]
         return [slot.about for slot in ready]
 
@@ -117,17 +123,24 @@ class RayPool:
         Raises:
             UserError: a task that ends one worker after the other. TemporaryError: the last worker is lost.
         """
+        found = _Round(self, tasks, on_message, deadline)
         with self._translate_errors():
             self.ray.get(self.board.give_order.remote(GO))
-            return _Round(self, tasks, on_message, deadline).run()
+            done = found.run()
+        if found.failure is not None:
+            raise found.failure
+        return done
 
-    def _look(self, on_message: Callable[[Any], None]) -> dict[int, float]:
-        """Pass on the messages that came; for how many seconds each worker has been silent."""
+    def _wait(self) -> None:
+        """Wait until a call has finished, or a moment."""
         calls = [slot.pending for slot in self.members if slot.pending is not None]
         if calls:
             self.ray.wait(calls, num_returns=1, timeout=POLL)
         else:
             time.sleep(POLL)
+
+    def _take(self, on_message: Callable[[Any], None]) -> dict[int, float]:
+        """Pass on the messages that came; for how many seconds each worker has been silent."""
         messages, silent = self.ray.get(self.board.take.remote())
         names = {slot.number: slot.name for slot in self.members}
         for number, kind, value in messages:
@@ -152,8 +165,9 @@ class RayPool:
         """Its node's address, and a number where the node has several workers."""
         if slot.node not in self.names:  # it joined later
             self.names = {node["NodeID"]: node["NodeManagerAddress"] for node in self.ray.nodes()}
-        beside = sum(other.node == slot.node for other in self.members)
-        return f"node {self.names.get(slot.node, slot.node)}" + (f" ({beside})" if beside > 1 else "")
+        place, taken = f"node {self.names.get(slot.node, slot.node)}", {other.name for other in self.members}
+        numbered = (f"{place} ({number})" for number in range(2, len(taken) + 2))
+        return next(name for name in (place, *numbered) if name not in taken)
 
     def _collect(self, which: Callable[[_Slot], bool]) -> Iterator[tuple[_Slot, tuple[str, Any]]]:
         """The finished calls of some workers; ("dead", reason) for a worker that died."""
@@ -166,19 +180,19 @@ class RayPool:
             slot.pending = None
             try:
                 result = self.ray.get(call)
-            except self.ray.exceptions.RayError:
+            except self.ray.exceptions.RayError as error:
                 if slot.ready:
                     result = ("dead", "it died")
                 else:
-                    self._replace_unstarted(slot)
+                    self._replace_unstarted(slot, shorten(error, 400))
                     continue
             yield slot, result
 
-    def _replace_unstarted(self, slot: _Slot) -> None:
+    def _replace_unstarted(self, slot: _Slot, reason: str) -> None:
         self.early_deaths += 1
         if self.early_deaths >= DEATHS:
             raise TemporaryError(
-                f"{DEATHS} workers of the cluster died while they started: is their memory used up?"
+                f"{DEATHS} workers of the cluster were lost while they started; the last one: {reason}"
             )
         self.replace(slot)
 
@@ -193,12 +207,6 @@ class RayPool:
         """End a worker and start another, wherever there is a place."""
         self.drop(slot)
         self.members.append(self._start())
-
-    def __enter__(self) -> RayPool:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the workers, at once where they are busy."""
@@ -216,7 +224,7 @@ class RayPool:
         try:
             yield
         except (self.ray.exceptions.RayError, ConnectionError) as error:
-            if isinstance(error, TemporaryError):
+            if getattr(error, "errno", None) is not None:  # of a file or pipe of this process
                 raise
             if SIGNALS.waiting is not None:  # which a local cluster has got, too
                 raise SystemExit(128 + SIGNALS.waiting) from None
@@ -240,15 +248,18 @@ class _Round:
         self.idle_since = time.monotonic()
 
     def run(self) -> bool:
-        """Until all tasks are done, or time is up and the workers have stopped."""
+        """Until all tasks are done, or time is up and the workers have stopped; `failure` is theirs."""
         pool = self.pool
         self._hand_out()  # before the clock is looked at: each begins one task in any case
         while self._is_busy() or self.waiting and not self.is_stopping:
             if not self.is_stopping and (self.failure is not None or self.deadline.is_over()):
                 self.is_stopping = True
                 pool.ray.get(pool.board.give_order.remote(STOP))
-            silent = pool._look(self.on_message)
-            for slot, result in pool._collect(lambda slot: slot.ready):
+            pool._wait()
+            # before the messages are taken: those of a finished task are all there
+            finished = list(pool._collect(lambda slot: slot.ready))
+            silent = pool._take(self.on_message)
+            for slot, result in finished:
                 self._finish(slot, *result)
             self._collect_started()
             for slot in [one for one in pool.members if silent.get(one.number, 0) > pool.lease]:
@@ -256,8 +267,6 @@ class _Round:
             if not self.is_stopping:
                 self._hand_out()
             self._check_patience(bool(silent))
-        if self.failure is not None:
-            raise self.failure
         return self.all_done and not self.waiting
 
     def _is_busy(self) -> bool:
@@ -294,7 +303,7 @@ class _Round:
         if _is_of_the_machine(error) and others and len(nodes) < TRIES and not self.is_stopping:
             print(
                 f"warning: {slot.name}: {_name(self.tasks[task])} failed there: "
-                f"{' '.join(str(error).split())}; another node tries again",
+                f"{shorten(error)}; another node tries again",
                 flush=True,
             )
             self.waiting.appendleft(task)
@@ -326,7 +335,7 @@ class _Round:
         if error is None:
             return
         if any(slot.ready for slot in self.pool.members):
-            print(f"warning: a worker could not start: {' '.join(str(error).split())}", flush=True)
+            print(f"warning: a worker could not start: {shorten(error)}", flush=True)
         else:
             self.failure = self.failure or error
 
@@ -337,6 +346,11 @@ class _Round:
             self.failure = TemporaryError(
                 f"no worker of the cluster is left, and none has started for {PATIENCE:.0f} s"
             )
+
+
+def shorten(error: BaseException, most: int | None = None) -> str:
+    """An error's text in one line, at most so many letters of it."""
+    return " ".join(str(error).split())[:most]
 
 
 def _name(task: Any) -> str:

@@ -49,3 +49,12 @@ def check_folder(folder: Path, token: str, what: str) -> None:
             f"{socket.gethostname()} does not see {what} {folder}: put it on a file system that every node "
             "of the cluster mounts in the same place"
         )
+
+
+def check_weights(found: str | None, wanted: str | None, what: str) -> None:
+    """Raise UserError where the digest of weights on this node is not that of the driver."""
+    if found != wanted:
+        raise UserError(
+            f"{socket.gethostname()} has other weights of {what} than the machine where the command runs: "
+            "copy those there, or mount them"
+        )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from earshot.cluster.board import LOST, STOP
+from earshot.cluster.probe import Probe, check_node
 from earshot.core import files
-from earshot.core.worker_pool import LineSender, LogStream, make_portable
+from earshot.core.worker_pool import make_portable, prepare_process
 
 BEAT = 0.5  # seconds
+AWAY = 30.0  # seconds that the board may be out of reach
 DONE, FAILED = "done", "failed"
 
 
@@ -37,28 +39,22 @@ class NodeWorker:
         files.GUARD.check = self._beat
         self._beat()
         threading.Thread(target=self._keep_beating, daemon=True).start()
-        sys.stdout = LineSender(self._post)
-        sys.stderr = LogStream(
-            os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True
-        )
 
-    def start(self, folder: str, threads: int, loads: bytes) -> tuple[str, Any]:
+    def start(self, folder: str, threads: int, expected: Probe, loads: bytes) -> tuple[str, Any]:
         """Make the worker; the id of the node, and the worker's attribute `about`.
 
         Args:
             folder: the driver's working directory; relative paths are seen from there, if it is here, too.
+            expected: a node that was compared with the others: this one must be like it.
             loads: the pickled class or function, device and arguments.
         """
-        return self._try(lambda: self._make(folder, threads, loads))
+        return self._try(lambda: self._make(folder, threads, expected, loads))
 
-    def _make(self, folder: str, threads: int, loads: bytes) -> Any:
+    def _make(self, folder: str, threads: int, expected: Probe, loads: bytes) -> Any:
+        check_node(expected, threads, f"node {self.ray.util.get_node_ip_address()}")
         if os.path.isdir(folder):
             os.chdir(folder)
-        import torch
-        from tqdm import tqdm
-
-        tqdm.set_lock(threading.RLock())
-        torch.set_num_threads(threads)
+        prepare_process(self._post, threads)
         work, device, arguments = pickle.loads(loads)
         self.worker = work(device, *arguments)
         return self.ray.get_runtime_context().get_node_id(), getattr(self.worker, "about", None)
@@ -91,19 +87,26 @@ class NodeWorker:
             self._beat()
 
     def _beat(self) -> None:
-        self._obey(self.board.beat.remote(self.number))
+        self._obey(lambda: self.board.beat.remote(self.number))
 
     def _post(self, kind: str, value: Any) -> None:
-        self._obey(self.board.post.remote(self.number, kind, value))
+        self._obey(lambda: self.board.post.remote(self.number, kind, value))
 
-    def _obey(self, answer: Any) -> None:
-        """Wait for the board's answer; without a board, or as a lost worker, end at once: the work is
-        another's."""
-        try:
-            order = self.ray.get(answer)
-        except BaseException:
-            order = LOST
+    def _obey(self, call: Callable[[], Any]) -> None:
+        """Call the board and do what it returns; without a board, or as a lost worker, end at once: the work
+        is another's."""
+        order, limit = None, time.monotonic() + AWAY
+        while order is None:
+            try:
+                order = self.ray.get(call())
+            except self.ray.exceptions.ActorUnavailableError:  # it may be back soon
+                order = LOST if time.monotonic() > limit else None
+                time.sleep(BEAT)
+            except BaseException:
+                order = LOST
         if order == LOST:
+            with contextlib.suppress(Exception):
+                self.close()  # a temporary folder
             os._exit(1)
         if order == STOP:
             self.stopped.set()

@@ -28,7 +28,8 @@ class WriteGuard:
 
     Args:
         suffix: in the names of unfinished files and folders, ".host-pid": no lock keeps two machines apart.
-        check: called right before a file or folder takes its name; it may raise, or end the process.
+        check: called right before a file or folder takes its name, and before what others left half-written
+            is removed; it may raise, or end the process.
     """
 
     suffix: str = ""
@@ -171,6 +172,7 @@ def replace_folder(folder: Path | str) -> Iterator[Path]:
     This takes two renames, so a kill between them leaves no `folder`: `recover_folder` fixes that.
     """
     folder = Path(folder)
+    GUARD.check()  # a worker that was lost would remove what its replacement is writing
     recover_folder(folder)
     new, old = folder.with_name(f"{folder.name}{GUARD.suffix}.new"), folder.with_name(folder.name + ".old")
     new.mkdir(parents=True)

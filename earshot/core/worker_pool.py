@@ -332,24 +332,29 @@ class LogStream(io.TextIOWrapper):
         return False
 
 
+def prepare_process(send: Callable[[str, Any], None], threads: int) -> None:
+    """Prepare a worker's process: its threads, a log without a terminal, and `send` for what it prints."""
+    import torch
+    from tqdm import tqdm
+
+    sys.stdout = LineSender(send)
+    sys.stderr = LogStream(os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True)
+    # a folder of its own would be left behind after a kill
+    tqdm.set_lock(threading.RLock())
+    torch.set_num_threads(threads)
+
+
 def _serve(
     pipe: Connection, work: Callable[..., Any], on: Device, arguments: tuple, count: int, lock: Path
 ) -> None:
     """The main function of a worker process."""
-    import torch
-    from tqdm import tqdm
-
     inbox, sending = WorkerInbox(pipe), threading.Lock()
 
     def send(kind: str, value: Any) -> None:
         with sending:
             pipe.send((kind, value))
 
-    sys.stdout = LineSender(send)
-    sys.stderr = LogStream(os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True)
-    # a folder of its own would be left behind after a kill
-    tqdm.set_lock(threading.RLock())
-    torch.set_num_threads(count)
+    prepare_process(send, count)
     with share_lock(lock):
         try:
             worker = work(on, *arguments)

@@ -10,15 +10,15 @@ from typing import Any
 
 from earshot.cluster.connect import Cluster, connect
 from earshot.cluster.probe import Probe, check_alike, check_versions
-from earshot.core.config import ClusterFlags
 from earshot.core.errors import UserError
 from earshot.doctor.findings import Finding, report_ok, stop, warn
+from earshot.doctor.flags import DataFlags
 from earshot.doctor.machine import log_counts
 
 SHOWN = ("python", "torch", "ray")
 
 
-def check_cluster(flags: ClusterFlags, log: Callable[[str], None]) -> list[Finding]:
+def check_cluster(flags: DataFlags, log: Callable[[str], None]) -> list[Finding]:
     """Connect, run the checks, print each line at once; returns the findings.
 
     Raises:
@@ -26,29 +26,28 @@ def check_cluster(flags: ClusterFlags, log: Callable[[str], None]) -> list[Findi
     """
     began, findings = time.monotonic(), []
     with connect(flags) as cluster:
-        for finding in _check(cluster):
+        for finding in _check(cluster, flags.device):
             findings.append(finding)
             log(" ".join(str(finding).split()))
     log_counts(findings, time.monotonic() - began, log)
     return findings
 
 
-def _check(cluster: Cluster) -> Iterator[Finding]:
+def _check(cluster: Cluster, device: str) -> Iterator[Finding]:
     try:
-        cluster.choose_nodes("auto")
+        cluster.choose_nodes(device)
     except UserError as error:
         yield stop(f"nodes: {error}")
         return
     everyone = [node for node in cluster.ray.nodes() if node["Alive"]]
     idle = [node["NodeManagerAddress"] for node in everyone if node not in cluster.nodes]
     if idle:
-        yield report_ok(f"nodes without CPUs, where no worker runs: {', '.join(idle)}")
-    busy = {node["NodeManagerAddress"] for node in cluster.nodes}
-    found = cluster.probe_nodes("auto", "auto")
+        yield report_ok(f"nodes where no worker runs: {', '.join(idle)}")
+    found = cluster.probe_nodes("auto")
     for node, one in zip(cluster.nodes, found, strict=True):
         yield report_ok(_describe_node(cluster, node, one))
-    for address in sorted(busy - {one.node for one in found}):
-        yield warn(f"node {address} has no free slot: other programs use it, or it is lost")
+    for address, reason in cluster.left_out.items():
+        yield warn(f"node {address} {reason}: no worker runs there")
     wrong = check_alike(found)
     yield stop(f"kinds: {wrong}") if wrong else report_ok(f"kinds: all nodes are {found[0].kind}")
     wrong = check_versions(found)

@@ -19,6 +19,8 @@ class DataFlags(ClusterFlags):
     """runs (folders, or names in --runs-folder) whose out-of-fold predictions check the labels"""
     threshold: Annotated[float | None, Bounds(-1, 1)] = None
     """least whitened cosine of near-duplicates (default: an outlier among this data's nearest neighbours)"""
+    device: str = "auto"
+    """with --cluster: check the nodes as CPUs (cpu), or those with GPUs alone (cuda)"""
     out: str | None = None
     """folder for the report (default: reports/<competition>-<cache>)"""
     runs_folder: str = "runs"

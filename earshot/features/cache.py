@@ -122,6 +122,9 @@ class Cache:
                 f"{self.classes[:1]}): extract again with --fresh"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sound": set()}  # another machine may have other files
+
     def __repr__(self) -> str:
         splits = ", ".join(f"{count['clips']} {split}" for split, count in self.manifest["splits"].items())
         views = ", ".join(f"{view} {shape}" for view, shape in self.shapes.items())

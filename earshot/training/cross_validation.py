@@ -14,7 +14,8 @@ import numpy as np
 from earshot.core.config import TrainingFlags
 from earshot.core.deadline import SIGNALS, Deadline, defer_signals
 from earshot.core.device import Device, use_threads
-from earshot.core.errors import UserError
+from earshot.core.errors import TemporaryError, UserError
+from earshot.core.files import replace_weights_path
 from earshot.core.worker_pool import ProcessPool, WorkerInbox, WorkerPool, count_threads
 from earshot.training import estimators, pseudo_labels
 from earshot.training.dataset import WindowDataset
@@ -55,8 +56,9 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
             return
         try:
             run.write_metrics(all_slots)
-        except UserError:
-            # Another process is replacing its checkpoint. The file is written again later.
+        except (UserError, TemporaryError):
+            # Another process is replacing its checkpoint; a network file system then has a stale file. The
+            # metrics are written again later.
             pass
 
     devices = job.devices[: max(1, len(slots))]
@@ -84,10 +86,15 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
                 pool.wait_until_ready()
                 done = pool.run(queue, report, deadline)
             if job.cluster is not None:
+                os.listdir(run.folder)  # see what other machines have written
                 for slot in slots:
                     if (run.folder / slot.folder).is_dir():
-                        os.listdir(run.folder / slot.folder)  # see what other machines have written
+                        os.listdir(run.folder / slot.folder)
                 run.quarantine_corrupt()
+                if done and run.list_open_slots(slots):
+                    raise TemporaryError(
+                        "a checkpoint was damaged and set aside: the same command trains that fold again"
+                    )
     run.write_metrics(all_slots)  # again: a kill may have come before the last time
     # A signal may have come while the last fold was predicted.
     return done and SIGNALS.waiting is None
@@ -106,7 +113,8 @@ def open_pool(
             from earshot.cluster.storage import hold_token
 
             token = stack.enter_context(hold_token(run.folder))
-            pool = job.cluster.open_pool(devices, RemoteFoldWorker, (token, *arguments), threads)
+            given = (token, job.head_spec.options, *arguments)
+            pool = job.cluster.open_pool(devices, RemoteFoldWorker, given, threads)
         stack.enter_context(contextlib.closing(pool))
         yield pool
 
@@ -200,15 +208,18 @@ class RemoteFoldWorker(FoldWorker):
     """Trains models on a node of a cluster, which sees the run's folder.
 
     Args:
-        token: what `storage.hold_token` put into the run's folder. others: as `FoldWorker` takes them.
+        token: what `storage.hold_token` put into the run's folder. options: the head's.
+        others: as `FoldWorker` takes them.
     Raises:
-        UserError: the node does not see the run's folder, or the cache.
+        UserError: the node does not see the run's folder, or the cache, or has other weights for the head.
     """
 
-    def __init__(self, device: Device, token: str, run: Run, *others: Any):
-        from earshot.cluster.storage import check_folder
+    def __init__(self, device: Device, token: str, options: dict[str, Any], run: Run, *others: Any):
+        from earshot.cluster.storage import check_folder, check_weights
 
         check_folder(run.folder, token, "the run")
+        found, wanted = replace_weights_path(options), run.config["record"]["head"]  # of a path, its content
+        check_weights(found.get("weights"), wanted.get("weights"), f"the head, {options.get('weights')},")
         super().__init__(device, run, *others)
 
 

@@ -187,7 +187,9 @@ class Job:
                 f"seeds: only one, since {head_spec.name} is a scikit-learn head, which is the same with "
                 "every seed"
             )
-        self.devices = worker_pool.choose("auto" if cluster else machine.device, settings.precision)
+        # of this machine, which makes the submission in any case; --device cuda is the nodes'
+        here = "auto" if cluster and machine.device != "cpu" else machine.device
+        self.devices = worker_pool.choose(here, settings.precision)
         self.device = self.devices[0]
         if cluster is not None:
             self.devices = cluster.find_devices(machine.device, settings.precision)
