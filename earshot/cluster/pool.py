@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from earshot.cluster.board import GO, STOP, Board
+from earshot.cluster.head import HeadWatch, is_there
 from earshot.cluster.worker import FAILED, NodeWorker
 from earshot.core.deadline import SIGNALS
 from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError
@@ -75,6 +76,7 @@ class RayPool:
         )(NodeWorker)
         self.begin = (os.getcwd(), threads, pickle.dumps((work, device, arguments)))
         self.numbers = itertools.count()
+        self.head = HeadWatch(ray.get_runtime_context().gcs_address, self.lease)
         self.names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
         self.members = [self._start() for _ in range(slots)]
         self.early_deaths = 0  # of workers that were starting
@@ -123,6 +125,7 @@ class RayPool:
 
     def _look(self, on_message: Callable[[Any], None]) -> dict[int, float]:
         """Pass on the messages that came; for how many seconds each worker has been silent."""
+        self.head.check()
         calls = [slot.pending for slot in self.members if slot.pending is not None]
         if calls:
             self.ray.wait(calls, num_returns=1, timeout=POLL)
@@ -132,7 +135,7 @@ class RayPool:
         names = {slot.number: slot.name for slot in self.members}
         for number, kind, value in messages:
             if kind == "say":
-                on_message(value)
+                on_message(pickle.loads(value))
             elif number in names:
                 print(f"{names[number]}: {value}", flush=True)
         return silent
@@ -202,6 +205,9 @@ class RayPool:
 
     def close(self) -> None:
         """End the workers, at once where they are busy."""
+        if not is_there(self.head.address):  # Ray would wait for it, and the workers end by themselves
+            self.members = []
+            return
         idle = [slot.actor.close.remote() for slot in self.members if slot.ready and slot.pending is None]
         with contextlib.suppress(Exception):
             self.ray.wait(idle, num_returns=len(idle), timeout=1) if idle else None
