@@ -58,7 +58,7 @@ def start_local_nodes(import_ray: Callable[[], Any], count: int, cpus: int) -> I
 
 
 def _shut_down(nodes: Any) -> None:
-    """End the nodes. Ray's own way starts with a goodbye to the head, for which it waits where that is lost."""
+    """End the nodes; without Ray's own way where the head is lost, for which that waits."""
     if is_there(nodes.address):
         nodes.shutdown()
         return
