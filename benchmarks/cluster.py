@@ -7,8 +7,8 @@ all workers have loaded the extractor until the last shard is written: start-up 
 which the driver does, are listed apart. Efficiency is the time of one worker over twice that of two.
 
 Each worker is bound to one core, as a worker has threads that decode beside the one that computes, and one
-worker would use both cores of a small machine. Driver and Ray's own processes run wherever there is room. So with
-two cores they take part of what two workers could have: their CPU time is listed, too.
+worker would use both cores of a small machine. Driver and Ray's own processes run wherever there is room. So
+with two cores they take part of what two workers could have: their CPU time is listed, too.
 """
 
 from __future__ import annotations

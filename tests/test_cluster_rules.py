@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, refused, script
@@ -65,13 +66,14 @@ def test_a_guard_decides_before_a_file_or_folder_is_replaced(
 
 
 def test_a_lost_head_is_noticed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, there = 100.0, True
-    monkeypatch.setattr(head.time, "monotonic", lambda: now)
-    monkeypatch.setattr(head, "is_there", lambda address: there)
+    at: dict[str, Any] = {"now": 100.0}
+    monkeypatch.setattr(head.time, "monotonic", lambda: at["now"])
+    monkeypatch.setattr(head, "is_there", lambda address: at["there"])
     watch = head.HeadWatch("127.0.0.2:1", 30)
     for now, there in ((103, True), (106, False), (134, True), (137, False), (166, False)):
+        at |= {"now": float(now), "there": there}
         watch.check()
-    now = 168.0
+    at["now"] = 168.0
     with pytest.raises(TemporaryError, match="head of the cluster, 127.0.0.2:1, has not responded for 30 s"):
         watch.check()
     monkeypatch.undo()
