@@ -8,7 +8,7 @@ import time
 
 from earshot.core.errors import TemporaryError
 
-STEP = 2.0  # seconds between two looks, and for an answer
+STEP = 1.0  # seconds between two looks, and for an answer
 
 
 def is_there(address: str) -> bool:

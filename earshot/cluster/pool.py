@@ -76,7 +76,8 @@ class RayPool:
         )(NodeWorker)
         self.begin = (os.getcwd(), threads, pickle.dumps((work, device, arguments)))
         self.numbers = itertools.count()
-        self.head = HeadWatch(ray.get_runtime_context().gcs_address, self.lease)
+        # before a lease is over: nobody starts another worker then
+        self.head = HeadWatch(ray.get_runtime_context().gcs_address, self.lease / 2)
         self.names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
         self.members = [self._start() for _ in range(slots)]
         self.early_deaths = 0  # of workers that were starting
@@ -97,6 +98,7 @@ class RayPool:
             while not all(slot.ready for slot in self.members):
                 if SIGNALS.waiting is not None:
                     raise SystemExit(128 + SIGNALS.waiting)
+                self._wait()
                 heard = self._look(lambda value: None)
                 failed = self._collect_started()
                 if failed is not None:
@@ -123,14 +125,17 @@ class RayPool:
             self.ray.get(self.board.give_order.remote(GO))
             return _Round(self, tasks, on_message, deadline).run()
 
-    def _look(self, on_message: Callable[[Any], None]) -> dict[int, float]:
-        """Pass on the messages that came; for how many seconds each worker has been silent."""
+    def _wait(self) -> None:
+        """Wait a moment, less where a worker has finished its task."""
         self.head.check()
         calls = [slot.pending for slot in self.members if slot.pending is not None]
         if calls:
             self.ray.wait(calls, num_returns=1, timeout=POLL)
         else:
             time.sleep(POLL)
+
+    def _look(self, on_message: Callable[[Any], None]) -> dict[int, float]:
+        """Pass on the messages that came; for how many seconds each worker has been silent."""
         messages, silent = self.ray.get(self.board.take.remote())
         names = {slot.number: slot.name for slot in self.members}
         for number, kind, value in messages:
@@ -253,8 +258,11 @@ class _Round:
             if not self.is_stopping and (self.failure is not None or self.deadline.is_over()):
                 self.is_stopping = True
                 pool.ray.get(pool.board.give_order.remote(STOP))
+            pool._wait()
+            # before the messages are taken: those of a finished task are all there then
+            finished = list(pool._collect(lambda slot: slot.ready))
             silent = pool._look(self.on_message)
-            for slot, result in pool._collect(lambda slot: slot.ready):
+            for slot, result in finished:
                 self._finish(slot, *result)
             self._collect_started()
             for slot in [one for one in pool.members if silent.get(one.number, 0) > pool.lease]:
