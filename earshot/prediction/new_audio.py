@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -103,7 +103,8 @@ class Bite(NamedTuple):
 
     first: int
     """Index of the first of them."""
-    count: int
+    size: int
+    """How many they are."""
     made: list[ClipFeatures]
     which: list[int]
     """The index of the file of each of `made`."""
@@ -122,7 +123,7 @@ def extract_bites(
     listed: Container[Path],
     first: int = 0,
     workers: int | None = None,
-) -> Iterator[Bite]:
+) -> Generator[Bite]:
     """Extract files in order, while the next ones are decoded.
 
     A bite ends behind every 32 files, as a cache's shards do. So a worker that begins there has the same
@@ -191,7 +192,7 @@ class ExtractedFiles:
                     self._add(bite)
                     if heads is not None and bite.made:
                         heads.add(*join_views(bite.made))
-                    bar.update(bite.count)
+                    bar.update(bite.size)
 
                 yield add
             if heads is not None:

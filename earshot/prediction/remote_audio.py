@@ -87,7 +87,7 @@ class AudioWorker:
         with contextlib.closing(bites):
             for bite in bites:
                 report(bite)
-                if deadline.is_over() and bite.first + bite.count < task.first + len(task.files):
+                if deadline.is_over() and bite.first + bite.size < task.first + len(task.files):
                     return False
         return True
 
@@ -120,7 +120,7 @@ class RemoteExtractor:
             while done in waiting:
                 following = waiting.pop(done)
                 add(following)
-                done += following.count
+                done += following.size
 
         if not self.pool.run(self._split(), take, self.deadline):
             self.deadline.leave()
