@@ -79,6 +79,8 @@ def check_flags(flags: config.PredictFlags, dry: config.DryRunFlags, files: list
         raise UserError("--max-hours limits the features of --hidden: add --hidden, or leave it out")
     if not dry.dry_run and any(value is not None for value in (dry.files, dry.seconds, dry.cores)):
         raise UserError("--files, --seconds and --cores are for --dry-run: add --dry-run, or leave them out")
+    if flags.cluster is not None and (not flags.audio or dry.dry_run):
+        raise UserError("--cluster extracts the features of --audio FOLDER: add it, or leave --cluster out")
     if flags.blend == "rank" and (flags.name is not None or (files or flags.audio) and not dry.dry_run):
         raise UserError(
             "--blend rank compares the clips of a submission, and predicts nothing else: leave out --name, "
@@ -161,7 +163,8 @@ def main(argv: list[str]) -> None:
     )
     from earshot.prediction import predict_runs
 
-    at = device.choose(flags.device)
+    on_cluster = flags.cluster is not None and flags.device != "cpu"
+    at = device.choose("auto" if on_cluster else flags.device)  # with --cluster: of the heads alone
     if files and flags.audio:
         raise UserError("give files or --audio FOLDER, not both")
     if files or flags.audio:

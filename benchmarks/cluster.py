@@ -4,13 +4,17 @@
 
 Each is a cluster of its own on this machine (`--cluster local`). Timed is the work alone, from when
 all workers have loaded the extractor until the last shard is written: start-up and joining the shards,
-which the driver does, are listed apart. Efficiency is the time of one worker over twice that of two. With two
-cores a third process (the driver) and Ray's own take part of what the second worker could have.
+which the driver does, are listed apart. Efficiency is the time of one worker over twice that of two.
+
+Each worker is bound to one core, as a worker has threads that decode beside the one that computes, and one
+worker would use both cores of a small machine. Driver and Ray's own processes run wherever there is room. So
+with two cores they take part of what two workers could have: their CPU time is listed, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -21,6 +25,39 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ("--extractor", "logmel", "--workers", "1", "--augment", "4")
+WORKER = b"ray::NodeWorker"  # how Ray names the process of a worker
+
+
+def list_processes() -> tuple[list[int], list[int]]:
+    """The workers below this process, and this process with the others."""
+    parents: dict[int, int] = {}
+    workers: set[int] = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            pid = int(folder.name)
+            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if (folder / "cmdline").read_bytes().startswith(WORKER):
+                workers.add(pid)
+    below = [os.getpid()]
+    for pid in below:
+        below += [child for child, parent in parents.items() if parent == pid]
+    return [pid for pid in below if pid in workers], [pid for pid in below if pid not in workers]
+
+
+def bind(workers: list[int]) -> None:
+    """Give each worker, with all its threads, a core of its own."""
+    for pid, core in zip(workers, sorted(os.sched_getaffinity(0)), strict=False):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
+
+
+def count_seconds(processes: list[int]) -> float:
+    """The CPU time that processes have used."""
+    ticks = 0
+    for pid in processes:
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def extract(data: Path, workers: int) -> dict[str, float]:
@@ -29,15 +66,20 @@ def extract(data: Path, workers: int) -> dict[str, float]:
     import get_features
     from earshot.cluster.pool import RayPool
 
-    spent = {"work": 0.0}
+    spent = {"work": 0.0, "workers": 0.0, "others": 0.0}
     run = RayPool.run
 
     def timed(*arguments: object) -> bool:
-        began = time.perf_counter()
+        ours, others = list_processes()
+        assert len(ours) == workers, f"{len(ours)} workers"
+        bind(ours)
+        before, began = (count_seconds(ours), count_seconds(others)), time.perf_counter()
         try:
             return run(*arguments)  # type: ignore[arg-type]
         finally:
             spent["work"] += time.perf_counter() - began
+            spent["workers"] += count_seconds(ours) - before[0]
+            spent["others"] += count_seconds(others) - before[1]
 
     RayPool.run = timed  # type: ignore[method-assign, assignment]
     began = time.perf_counter()
@@ -77,7 +119,8 @@ def main() -> None:
         for workers in (1, 2):
             found = measure(data, workers)
             print(
-                f"{workers} worker{'s' if workers > 1 else ''}: {found['work']:6.1f} s of work, "
+                f"{workers} worker{'s' if workers > 1 else ''}: {found['work']:6.1f} s of work (CPU time: "
+                f"workers {found['workers']:.1f} s, driver and Ray {found['others']:.1f} s), "
                 f"{found['all'] - found['work']:5.1f} s of start-up, reading headers and joining",
                 flush=True,
             )

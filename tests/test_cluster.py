@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, make_competition, refused, script
+import soundfile
+from conftest import ROOT, make_competition, refused, script, tone
 from test_devices import NEVER, RESULTS, TRAIN
 from test_docs import list_blocks, make_project, run_block
 from test_restart import contents
@@ -25,6 +27,7 @@ from test_restart import contents
 from earshot.cluster import connect
 from earshot.core import files
 from earshot.core.config import ClusterFlags
+from earshot.core.device import use_threads
 from earshot.core.errors import TemporaryError, UserError
 
 pytestmark = [
@@ -254,6 +257,63 @@ def test_nodes_that_do_not_see_the_cache_send_their_bytes(
     assert names.count(".pkl") == names.count(".json") == 16
 
 
+@pytest.fixture(scope="module")
+def audio(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Audio in 10 groups of files: short clips, one that cannot be read, recordings of many windows."""
+    folder = tmp_path_factory.mktemp("new") / "audio"
+    shutil.copytree(data, folder)
+    (folder / "train.csv").unlink()
+    for number in range(20):
+        soundfile.write(folder / f"long{number:02d}.wav", tone(number % 3, number, seconds=4.2), 16000)
+    return folder
+
+
+def read_predictions(folder: Path) -> list[bytes]:
+    """The table of predictions, and that of the events."""
+    names = ("predictions.csv", "predictions_events.csv")
+    return [(folder / "submissions" / name).read_bytes() for name in names]
+
+
+def test_new_audio_on_a_cluster_that_breaks(
+    nodes: Nodes, calm: Path, audio: Path, driver: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import predict
+    from earshot.prediction.new_audio import Bite, ExtractedFiles
+
+    alone = driver / "alone"
+    alone.mkdir()
+    command = ("--runs", calm / "runs" / "r", "--audio", audio)
+    said = script("predict.py", *command, "--device", "cpu", cwd=alone).stdout
+    assert "290 rows, 1 filled" in said
+    add, killed = ExtractedFiles._add, []
+
+    def add_and_kill(made: ExtractedFiles, bite: Bite) -> None:
+        if not killed:  # the first files are here, and both nodes work on others
+            killed.append(nodes.nodes[0])
+            nodes.kill(killed[0])
+        add(made, bite)
+
+    monkeypatch.setattr(ExtractedFiles, "_add", add_and_kill)
+    with use_threads(1):
+        predict.main([*map(str, command), "--cluster", nodes.address])
+    found = capsys.readouterr().out
+    assert "device: cluster of 2 nodes, 2 workers of 1 CPU thread; the heads predict on this" in found
+    assert re.search(r"warning: node \S+ was lost \(it died\): files? \S+\.wav .*another worker", found)
+    assert "can't read this file: t004.wav: " in found and killed
+    assert read_predictions(driver) == read_predictions(alone)
+
+
+def test_new_audio_on_a_cluster_can_be_stopped(nodes: Nodes, calm: Path, audio: Path, tmp_path: Path) -> None:
+    nodes.fill()
+    command = ("predict.py", "--runs", calm / "runs" / "r", "--audio", audio, "--cluster")
+    begun = Started(*command, nodes.address, cwd=tmp_path)
+    begun.wait_for(lambda: "device: cluster of 2 nodes" in begun.text)
+    assert begun.finish(signal.SIGINT) == 130
+    assert begun.text.count("stopped: ") == 1 and not list(tmp_path.rglob("*.csv"))
+    line = refused(script(*command, "127.0.0.2:1", cwd=tmp_path, ok=None))
+    assert "--cluster 127.0.0.2:1: nothing listens there" in line
+
+
 def test_nodes_that_do_not_see_the_run_are_refused(nodes: Nodes, calm: Path, driver: Path) -> None:
     import train
 
@@ -326,11 +386,7 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert one == two and "train.pkl" in one
 
 
-def test_the_same_command_resumes_when_the_head_was_lost(
-    calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray itself ends the command, after a minute if it is not set otherwise."""
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
+def test_a_lost_head_is_one_line_and_the_same_command_resumes(calm: Path, tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(calm / "data")
     run = tmp_path / "runs" / "r"
     command = ("train.py", *TRAIN, "--save-every", "0", "--no-report")
@@ -340,8 +396,9 @@ def test_the_same_command_resumes_when_the_head_was_lost(
     heads = [pid for pid in children if b"/gcs_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(heads) == 1
     os.kill(int(heads[0]), signal.SIGKILL)
-    assert begun.process.wait(timeout=120) != 0
-    time.sleep(2)  # its workers end by themselves
+    assert begun.finish() == 75
+    errors = [line for line in begun.text.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and re.match(r"error: the head of the cluster, \S+, has not responded", errors[0])
     assert "run: runs/r (continued)" in script(*command, "--device", "cpu", cwd=tmp_path).stdout
     patterns = [pattern for pattern in RESULTS if pattern != "config.yaml" and "report" not in pattern]
     assert contents(calm / "runs" / "r", *patterns) == contents(run, *patterns)

@@ -18,7 +18,7 @@ import pandas
 import pytest
 from conftest import ROOT, refused, script
 
-from earshot.cluster import board, connect, pool, probe, storage, worker
+from earshot.cluster import board, connect, head, pool, probe, storage, worker
 from earshot.core import files
 from earshot.core.config import ClusterFlags
 from earshot.core.deadline import Deadline
@@ -76,6 +76,34 @@ def test_a_guard_decides_before_a_file_or_folder_is_replaced(
     assert {path.name for path in tmp_path.glob("*.*")} == {"last.host-7.new", "last.other-8.new"}
     files.recover_folder(tmp_path / "last")  # as its replacement on another machine does
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "last"]
+
+
+def test_a_lost_head_is_noticed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    at: dict[str, Any] = {"now": 100.0}
+    monkeypatch.setattr(head.time, "monotonic", lambda: at["now"])
+    monkeypatch.setattr(head, "is_there", lambda address: at["there"])
+    watch = head.HeadWatch("127.0.0.2:1", 30)
+    for now, there in ((103, True), (106, False), (134, True), (137, False), (166, False)):
+        at |= {"now": float(now), "there": there}
+        watch.check()
+    at["now"] = 168.0
+    with pytest.raises(TemporaryError, match="head of the cluster, 127.0.0.2:1, has not responded for 30 s"):
+        watch.check()
+    monkeypatch.undo()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert head.is_there(address)
+    assert not head.is_there(address) and not head.is_there("nowhere")
+
+
+def test_the_bytes_that_wait_for_the_driver_are_counted() -> None:
+    here = board.Board()
+    here.post(1, "say", b"abc")
+    here.post(2, "say", b"a")
+    here.post(1, "text", "line")
+    assert here.count_bytes(1) == 7 and here.count_bytes(2) == 1 and here.count_bytes(3) == 0
+    here.take()
+    assert here.count_bytes(1) == 0
 
 
 def test_nodes_of_two_kinds_or_versions_do_not_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +316,9 @@ def test_what_does_not_run_on_a_cluster_is_refused(tones: Path, tmp_path: Path) 
     for arguments in (("--recipe", "auto"), ("--tune", "3")):
         line = refused(script("train.py", *arguments, *on, cwd=tmp_path, ok=None))
         assert "does not run on a cluster yet" in line
-    assert "unknown flag --cluster" in refused(script("predict.py", *on, cwd=tmp_path, ok=None))
+    for arguments in ((), ("--hidden",), ("--audio", tones, "--dry-run")):
+        line = refused(script("predict.py", *arguments, *on, cwd=tmp_path, ok=None))
+        assert "--cluster extracts the features of --audio FOLDER" in line
     line = refused(script("doctor.py", "--data", "data/tones", *on, cwd=tmp_path, ok=None))
     assert "--cluster checks machines" in line
     line = refused(script("doctor.py", "--device", "cpu", cwd=tmp_path, ok=None))

@@ -221,13 +221,18 @@ def test_by_the_commands_with_a_shard_of_bad_clips_and_loose_files(tmp_path, mon
     soundfile.write(silent, np.zeros(16000), 16000)
     files = [Path(data / "audio_test" / "t000.wav"), silent]
     extractor, audio = new_audio.build_extractor(run, None, Device("cpu", "fp32", ""))
-    made = new_audio.ExtractedFiles(["a", "b"], files, extractor, audio, {"codes"})
-    made.extract(16, frozenset())
+
+    def extract(ids: list[str], files: list[Path]) -> new_audio.ExtractedFiles:
+        made = new_audio.ExtractedFiles(ids, extractor)
+        with made.collect() as add:
+            for bite in new_audio.extract_bites(files, extractor, audio, {"codes"}, 16, frozenset()):
+                add(bite)
+        return made
+
+    made = extract(["a", "b"], files)
     split = made.build_split(run)
     subm = cache.split("subm")
     where = subm["ids"].tolist().index("t000.wav")
     np.testing.assert_array_equal(split["codes"], subm["codes"][subm["clip"] == where])
     assert made.bad == {"b": "silent"} and not any(made.noted.values()) and extractor.span == 1.0
-    nothing = new_audio.ExtractedFiles(["b"], [silent], extractor, audio, {"codes"})
-    nothing.extract(16, frozenset())
-    assert nothing.build_split(run)["codes"].dtype == np.int16
+    assert extract(["b"], [silent]).build_split(run)["codes"].dtype == np.int16

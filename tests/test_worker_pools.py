@@ -35,6 +35,8 @@ ERRORS = {
     "bug": ZeroDivisionError("a mistake"),
 }
 
+FLOOD, LARGE = 12, 16 << 20  # messages, and bytes of each
+
 
 class Tiny:
     """A worker for these tests; `about` is the number of its process."""
@@ -64,6 +66,10 @@ class Tiny:
             while not (self.folder / "heard").exists() and time.monotonic() < limit:
                 time.sleep(0.01)
             say((self.folder / "heard").exists())
+        elif task == "flood":
+            for number in range(FLOOD):
+                say(b"x" * LARGE)
+                (self.folder / "sent").write_text(str(number + 1))
         else:  # long
             (self.folder / f"began-{os.getpid()}").touch()
             while not inbox.is_over():
@@ -146,6 +152,19 @@ def test_messages_arrive_while_the_workers_work(open_pool: Open, tmp_path: Path)
         (tmp_path / "heard").touch()
 
     assert run(open_pool, ["talk"], heard=hear)[0] and found == ["hello", True]
+
+
+def test_a_worker_waits_for_a_driver_that_is_behind(open_pool: Open, tmp_path: Path) -> None:
+    ahead = []
+
+    def heard(message: bytes) -> None:
+        time.sleep(0.5)
+        ahead.append(int((tmp_path / "sent").read_text()) - len(ahead) - 1)
+
+    with open_pool() as pool:
+        assert pool.run(["flood"], heard, NEVER)
+    # two or three wait on the board, as many were taken by the driver at once, one is on its way
+    assert len(ahead) == FLOOD and max(ahead) <= 7
 
 
 def test_at_the_deadline_the_workers_stop_at_a_safe_point(open_pool: Open, tmp_path: Path) -> None:
@@ -273,8 +292,10 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_tasks_are_cut_into_several_chunks_for_each_worker() -> None:
+def test_chunks_of_tasks_get_smaller_so_that_workers_end_together() -> None:
     cut = worker_pool.split_tasks
-    assert cut(list(range(9)), 2, 8) == [[0, 1], [2, 3], [4, 5], [6, 7], [8]]
-    assert [len(chunk) for chunk in cut(list(range(1000)), 2, 8)] == [8] * 125
+    assert cut(list(range(9)), 2, 8) == [[0, 1], *([number] for number in range(2, 9))]
+    sizes = [len(chunk) for chunk in cut(list(range(50)), 2, 8)]
+    assert sizes == [8, 8, 8, 6, 5, 3, 3, 2] + [1] * 7
+    assert [len(chunk) for chunk in cut(list(range(1000)), 2, 8)][:120] == [8] * 120
     assert cut([], 2, 8) == [] and cut([1], 2, 8) == [[1]]

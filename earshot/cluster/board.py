@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import Any
 
 from earshot.core.errors import UserError
 
@@ -13,7 +12,8 @@ GO, STOP, LOST = "go", "stop", "lost"  # a worker's orders
 LEASE = 30.0  # seconds of silence after which a worker's task goes to another; EARSHOT_LEASE overrides
 STEP = 1.0  # seconds between two of the driver's looks that count at most: it may have been frozen itself
 
-Message = tuple[int, str, Any]  # a worker's number, the kind of the message, its value
+# a worker's number, the kind of the message, its value: text that was printed, or a pickled value
+Message = tuple[int, str, str | bytes]
 
 
 def read_lease() -> float:
@@ -46,11 +46,15 @@ class Board:
         self.heard[worker] = self.clock
         return self.order
 
-    def post(self, worker: int, kind: str, value: Any) -> str:
+    def post(self, worker: int, kind: str, value: str | bytes) -> str:
         """A worker's message; what it should do."""
         if worker not in self.lost:
             self.messages.append((worker, kind, value))
         return self.beat(worker)
+
+    def count_bytes(self, worker: int) -> int:
+        """The size of a worker's messages that wait for the driver."""
+        return sum(len(value) for number, _, value in self.messages if number == worker)
 
     def take(self) -> tuple[list[Message], dict[int, float]]:
         """The messages since the last call, and for how many seconds each worker has been silent."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from earshot.cluster.head import is_there
 from earshot.cluster.local import ROOT, start_local_nodes
 from earshot.cluster.pool import PATIENCE, POLL, RayPool, shorten
 from earshot.cluster.probe import Probe, check_alike, check_versions, probe
@@ -63,9 +64,15 @@ def connect(flags: ClusterFlags) -> Iterator[Cluster]:
             for number, handler in handlers.items():  # Ray takes SIGTERM
                 with contextlib.suppress(ValueError):  # in a thread, where it took none
                     signal.signal(number, handler)
-        stack.callback(ray.shutdown)
+        stack.callback(_disconnect, ray, ray.get_runtime_context().gcs_address)
         stack.enter_context(_silence())
         yield Cluster(ray, flags)
+
+
+def _disconnect(ray: Any, head: str) -> None:
+    """Disconnect from the cluster; not from a lost head, for which Ray waits until it ends this process."""
+    if is_there(head):
+        ray.shutdown()
 
 
 def _check_address(address: str) -> None:

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from earshot.cluster.head import is_there
 from earshot.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+# Parts of Ray that look at logs and demand several times a second, and whose work nobody wants here.
+UNUSED = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 STORE = 128 << 20  # bytes of each node's object store
 # Lost nodes are noticed sooner than by Ray's defaults, which are for large clusters.
 NOTICE = {
@@ -46,12 +49,21 @@ def start_local_nodes(import_ray: Callable[[], Any], count: int, cpus: int) -> I
         head, store = "127.0.0.2", {"object_store_memory": STORE, "num_gpus": 0}
         nodes = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "node_ip_address": head, "include_dashboard": False, **store},
+            head_node_args={"num_cpus": 0, "node_ip_address": head, **UNUSED, **store},
         )
-        stack.callback(nodes.shutdown)
+        stack.callback(_shut_down, nodes)
         for number in range(count):
             nodes.add_node(num_cpus=cpus, node_ip_address=f"127.0.0.{3 + number}", **store)
         yield {"address": nodes.address, "_node_ip_address": head}
+
+
+def _shut_down(nodes: Any) -> None:
+    """End the nodes; without Ray's own way where the head is lost, for which that waits."""
+    if is_there(nodes.address):
+        nodes.shutdown()
+        return
+    for node in nodes.list_all_nodes():
+        node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from earshot.cluster.board import GO, STOP, Board, read_lease
+from earshot.cluster.head import HeadWatch, is_there
 from earshot.cluster.worker import FAILED, NodeWorker
 from earshot.core.deadline import SIGNALS
 from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError
@@ -78,6 +79,8 @@ class RayPool:
         )(NodeWorker)
         self.begin = (os.getcwd(), threads, expected, pickle.dumps((work, device, arguments)))
         self.numbers = itertools.count()
+        # before a lease is over: nobody starts another worker then
+        self.head = HeadWatch(ray.get_runtime_context().gcs_address, self.lease / 2)
         self.names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
         self.members = [self._start() for _ in range(slots)]
         self.early_deaths = 0  # of workers that were starting
@@ -132,7 +135,8 @@ class RayPool:
         return done
 
     def _wait(self) -> None:
-        """Wait until a call has finished, or a moment."""
+        """Wait a moment, less where a call has finished."""
+        self.head.check()
         calls = [slot.pending for slot in self.members if slot.pending is not None]
         if calls:
             self.ray.wait(calls, num_returns=1, timeout=POLL)
@@ -145,7 +149,7 @@ class RayPool:
         names = {slot.number: slot.name for slot in self.members}
         for number, kind, value in messages:
             if kind == "say":
-                on_message(value)
+                on_message(pickle.loads(value))
             elif number in names:
                 print(f"{names[number]}: {value}", flush=True)
         return silent
@@ -210,6 +214,9 @@ class RayPool:
 
     def close(self) -> None:
         """End the workers, at once where they are busy."""
+        if not is_there(self.head.address):  # Ray would wait for it, and the workers end by themselves
+            self.members = []
+            return
         idle = [slot.actor.close.remote() for slot in self.members if slot.ready and slot.pending is None]
         with contextlib.suppress(Exception):
             self.ray.wait(idle, num_returns=len(idle), timeout=1) if idle else None

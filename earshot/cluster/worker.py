@@ -18,6 +18,8 @@ from earshot.core.worker_pool import make_portable, prepare_process
 
 BEAT = 0.5  # seconds
 AWAY = 30.0  # seconds that the board may be out of reach
+FULL = 32 << 20  # bytes of messages that wait for the driver, after which a worker waits, too
+ROOM = 0.05  # seconds between two looks whether there is room again
 DONE, FAILED = "done", "failed"
 
 
@@ -35,6 +37,7 @@ class NodeWorker:
         self.ray, self.board, self.number = ray, board, number
         self.stopped = threading.Event()
         self.worker: Any = None
+        self.waiting = 0  # bytes of messages that wait for the driver, at most
         files.GUARD.suffix = f".{socket.gethostname()}-{os.getpid()}"
         files.GUARD.check = self._beat
         self._beat()
@@ -62,9 +65,7 @@ class NodeWorker:
     def run(self, task: bytes) -> tuple[str, Any]:
         """Call the worker with a pickled task; is it done, False if it stopped early?"""
         self._beat()  # is there still an order to stop?
-        return self._try(
-            lambda: self.worker(pickle.loads(task), lambda value: self._post("say", value), self)
-        )
+        return self._try(lambda: self.worker(pickle.loads(task), self._say, self))
 
     def is_over(self) -> bool:
         """Should the worker stop?"""
@@ -89,7 +90,17 @@ class NodeWorker:
     def _beat(self) -> None:
         self._obey(lambda: self.board.beat.remote(self.number))
 
-    def _post(self, kind: str, value: Any) -> None:
+    def _say(self, value: Any) -> None:
+        """Send a value; where the driver is behind, wait for it, so that the board's memory has a limit."""
+        message = pickle.dumps(value)
+        self._post("say", message)
+        self.waiting += len(message)
+        while self.waiting > FULL:
+            self.waiting = self.ray.get(self.board.count_bytes.remote(self.number))
+            if self.waiting > FULL:
+                time.sleep(ROOM)
+
+    def _post(self, kind: str, value: str | bytes) -> None:
         self._obey(lambda: self.board.post.remote(self.number, kind, value))
 
     def _obey(self, call: Callable[[], Any]) -> None:

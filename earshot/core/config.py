@@ -316,7 +316,7 @@ class TrainMachineFlags(ClusterFlags):
 
 
 @dataclass(frozen=True)
-class PredictFlags:
+class PredictFlags(ClusterFlags):
     """which runs predict which clips"""
 
     COMMON: ClassVar = ("runs", "blend", "name", "features", "audio", "hidden", "out", "top", "device")
@@ -357,7 +357,7 @@ class PredictFlags:
     top: Annotated[int, Bounds(1)] = 3
     """classes shown per file"""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
+    """auto, cpu, cuda, cuda:1 ...; with --cluster: which nodes extract the features of --audio"""
 
 
 @dataclass(frozen=True)

@@ -70,13 +70,18 @@ class WorkerPool(Protocol):
 
 
 def split_tasks(items: Sequence[Any], slots: int, largest: int) -> list[Sequence[Any]]:
-    """Items in order, in chunks: several for each worker, so that no worker waits long for the last one.
+    """Items in order, in chunks: large ones first, single items last, so that the workers end together.
 
     Args:
         largest: items in a chunk, at most.
     """
-    size = max(1, min(largest, -(-len(items) // (4 * slots))))
-    return [items[first : first + size] for first in range(0, len(items), size)]
+    chunks: list[Sequence[Any]] = []
+    first = 0
+    while first < len(items):
+        size = max(1, min(largest, (len(items) - first) // (2 * slots)))
+        chunks.append(items[first : first + size])
+        first += size
+    return chunks
 
 
 def choose(name: str = "auto", precision: str = "auto") -> list[Device]:

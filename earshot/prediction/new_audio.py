@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Container, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +29,8 @@ from earshot.training.run import Run
 if TYPE_CHECKING:
     from earshot.extractors.base import ClipFeatures
     from earshot.prediction.streamed_heads import HeadsThread
+
+BATCH = 16  # windows per pass of an extractor
 
 
 def list_files(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
@@ -94,72 +98,116 @@ def build_extractor(
     return extractor, replace_defaults(AudioSettings(), made["audio"], where)
 
 
+class Bite(NamedTuple):
+    """The features of some files that follow each other."""
+
+    first: int
+    """Index of the first of them."""
+    size: int
+    """How many they are."""
+    made: list[ClipFeatures]
+    which: list[int]
+    """The index of the file of each of `made`."""
+    bad: dict[int, str]
+    """Index -> why the file cannot be read."""
+    noted: dict[str, list[int]]
+    """Note -> the files that it is about."""
+
+
+def extract_bites(
+    files: Sequence[Path],
+    extractor: Any,
+    audio: AudioSettings,
+    views: Collection[str],
+    batch_size: int,
+    listed: Container[Path],
+    first: int = 0,
+    workers: int | None = None,
+) -> Generator[Bite]:
+    """Extract files in order, while the next ones are decoded.
+
+    A bite ends behind every 32 files, as a cache's shards do. So a worker that begins there has the same
+    batches, and with them the same last digits, as one that makes all files.
+
+    Args:
+        extractor, audio: from `build_extractor`. views: those to keep.
+        listed: the files that existed at the start; one that is missing later is a temporary error.
+        first: the index of the first file. workers: decoding threads, by default one per core.
+    Raises:
+        TemporaryError: the disk or the network failed; a file is missing since it was listed.
+    """
+    pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), "decode")
+    decoded = decode_files(files, extractor.rate, audio, listed, pool)
+    try:
+        for _ in range(0, len(files), SHARD):
+            for bite in split_bites(itertools.islice(decoded, SHARD)):
+                made = _extract_bite(bite, first, extractor, views, batch_size)
+                first += len(bite)
+                del bite  # before the next ones are decoded
+                yield made
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _extract_bite(
+    bite: list[Decoded | str], first: int, extractor: Any, views: Collection[str], batch_size: int
+) -> Bite:
+    """The features of decoded files."""
+    good = [(index, one) for index, one in enumerate(bite, first) if not isinstance(one, str)]
+    made = extractor.extract([one.wave for _, one in good], [one.offset for _, one in good], batch_size)
+    for clip in made:
+        clip.views = {name: view for name, view in clip.views.items() if name in views}
+    bad = {index: one for index, one in enumerate(bite, first) if isinstance(one, str)}
+    noted = {note: [index for index, one in good if getattr(one, note)] for note in NOTES}
+    return Bite(first, len(bite), made, [index for index, _ in good], bad, noted)
+
+
 class ExtractedFiles:
     """The features of new files, made file by file while the next ones are decoded.
 
     Args:
-        extractor, audio: from `build_extractor`. views: those to keep.
+        extractor: from `build_extractor`, or what a cluster's workers have in its place.
     """
 
-    def __init__(
-        self, ids: list[str], files: list[Path], extractor: Any, audio: AudioSettings, views: set[str]
-    ):
-        self.ids, self.files, self.extractor, self._audio, self._views = ids, files, extractor, audio, views
+    def __init__(self, ids: list[str], extractor: Any):
+        self.ids, self.extractor = ids, extractor
         self.clip: list[int] = []  # of each window
         self.made: list[ClipFeatures] = []
         self.bad: dict[str, str] = {}
         self.noted: dict[str, list[str]] = {note: [] for note in NOTES}
 
-    def extract(
-        self, batch_size: int, listed: frozenset[Path], heads: HeadsThread | None = None, most: int = SHARD
-    ) -> None:
-        """Extract all of them.
+    @contextlib.contextmanager
+    def collect(self, heads: HeadsThread | None = None) -> Iterator[Callable[[Bite], None]]:
+        """Within the block a function takes the bites, in order, beside a progress bar.
 
         Args:
-            listed: the files that existed at the start; one that is missing later is a temporary error.
-            heads: predict the windows meanwhile. most: files at a time.
-        Raises:
-            TemporaryError: the disk or the network failed; a file is missing since it was listed.
+            heads: predict the windows meanwhile.
         """
         from tqdm import tqdm
 
-        pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
-        decoded = decode_files(self.files, self.extractor.rate, self._audio, listed, pool)
-        done = 0
         try:
-            with tqdm(total=len(self.files), desc="features", disable=None, leave=False) as bar:
-                for bite in split_bites(decoded, most):
-                    extracted = self._extract_bite(bite, done, batch_size)
-                    if heads is not None and extracted:
-                        heads.add(*join_views(extracted))
-                    done += len(bite)
-                    bar.update(len(bite))
-                    del bite  # before the next ones are decoded
+            with tqdm(total=len(self.ids), desc="features", disable=None, leave=False) as bar:
+
+                def add(bite: Bite) -> None:
+                    self._add(bite)
+                    if heads is not None and bite.made:
+                        heads.add(*join_views(bite.made))
+                    bar.update(bite.size)
+
+                yield add
             if heads is not None:
                 heads.wait()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
             if heads is not None:
                 heads.close()
 
-    def _extract_bite(self, bite: list[Decoded | str], done: int, batch_size: int) -> list[ClipFeatures]:
-        """The features of decoded files; `done` of them came before."""
-        good = []
-        for index, decoded in enumerate(bite, done):
-            if isinstance(decoded, str):
-                self.bad[self.ids[index]] = decoded
-                continue
-            good.append((index, decoded))
-            for note in NOTES:
-                if getattr(decoded, note):
-                    self.noted[note].append(self.ids[index])
-        waves, offsets = [decoded.wave for _, decoded in good], [decoded.offset for _, decoded in good]
-        extracted = self.extractor.extract(waves, offsets, batch_size)
-        for (index, _), windows in zip(good, extracted, strict=True):
+    def _add(self, bite: Bite) -> None:
+        for index, windows in zip(bite.which, bite.made, strict=True):
             self.clip += [index] * len(windows.start)
-            windows.views = {name: view for name, view in windows.views.items() if name in self._views}
-        self.made += extracted
-        return extracted
+        self.made += bite.made
+        self.bad |= {self.ids[index]: reason for index, reason in bite.bad.items()}
+        for note, noted in bite.noted.items():
+            self.noted[note] += [self.ids[index] for index in noted]
 
     @property
     def windows(self) -> dict[str, np.ndarray]:

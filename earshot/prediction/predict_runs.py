@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from earshot.training import dataset, predict, run_cache
 from earshot.training.dataset import WindowDataset
 from earshot.training.predict import describe_predictors
 from earshot.training.run import Run
+
+if TYPE_CHECKING:
+    from earshot.prediction.remote_audio import RemoteWorkers
 
 SHOWN = 10  # events of a recording on the terminal
 
@@ -115,19 +119,32 @@ def predict_group(
     device: Device,
     listed: frozenset[Path],
     report: Callable[[str], None],
+    remote: RemoteWorkers | None = None,
 ) -> tuple[ExtractedFiles, dict[tuple[Path, str], tuple[np.ndarray, np.ndarray]]]:
     """Decode and extract new files once for runs that share their features, and predict them meanwhile.
 
     Args:
         report: called with a line where an export of a run computes something.
+        remote: the workers that extract; None: this process does.
     Returns:
         the features; by run folder and kind of checkpoint (files, classes), and for each window alone
         (windows, classes).
     """
-    extractor, audio = new_audio.build_extractor(asked[0][0], weights, device, report)
-    made = ExtractedFiles(ids, files, extractor, audio, {run.config["record"]["view"] for run, _ in asked})
-    heads = [StreamedHeads(run, kind, extractor.span, device, report) for run, kind in asked]
-    made.extract(16, listed, HeadsThread(heads, device))
+    views = {run.config["record"]["view"] for run, _ in asked}
+    with contextlib.ExitStack() as stack:
+        if remote is None:
+            extractor, audio = new_audio.build_extractor(asked[0][0], weights, device, report)
+        else:
+            extractor = stack.enter_context(remote.open(asked[0][0], weights, views, files, listed))
+        made = ExtractedFiles(ids, extractor)
+        heads = [StreamedHeads(run, kind, extractor.span, device, report) for run, kind in asked]
+        add = stack.enter_context(made.collect(HeadsThread(heads, device)))
+        if remote is None:
+            bites = new_audio.extract_bites(files, extractor, audio, views, new_audio.BATCH, listed)
+            for bite in stack.enter_context(contextlib.closing(bites)):
+                add(bite)
+        else:
+            extractor.extract(add)
     found = {}
     for one in heads:
         view, classes = one.run.config["record"]["view"], one.run.classes
@@ -156,13 +173,18 @@ class AudioPredictions(NamedTuple):
 
 
 def predict_audio(
-    whole: Member, paths: list[str], weights: str | None, device: Device, report: Callable[[str], None]
+    whole: Member,
+    paths: list[str],
+    weights: str | None,
+    device: Device,
+    report: Callable[[str], None],
+    remote: RemoteWorkers | None = None,
 ) -> AudioPredictions:
     """Predict new audio.
 
     Args:
         paths: files and folders. weights: the extractor's, where they moved.
-        report: called with each warning.
+        report: called with each warning. remote: the workers that extract; None: this process does.
     Raises:
         UserError: no audio there, or a run that cannot predict.
     """
@@ -177,7 +199,7 @@ def predict_audio(
     windows = WindowPredictions()
     found: dict[tuple[Path, str], tuple[ExtractedFiles, np.ndarray, np.ndarray]] = {}
     for asked in group_by_features(whole.list_checkpoints()):
-        made, predicted = predict_group(asked, ids, files, weights, device, listed, report)
+        made, predicted = predict_group(asked, ids, files, weights, device, listed, report, remote)
         found |= {key: (made, *both) for key, both in predicted.items()}
         reasons.update(made.bad)
         for note, noted_ids in made.noted.items():
@@ -211,7 +233,17 @@ def predict_files(
     """
     # shown predictions are a line a file, which scripts read
     stream = sys.stderr if show else sys.stdout
-    found = predict_audio(whole, paths, flags.weights, device, lambda line: print(line, file=stream))
+
+    def report(line: str) -> None:
+        print(line, file=stream, flush=True)
+
+    with contextlib.ExitStack() as stack:
+        remote = None
+        if flags.cluster is not None:
+            from earshot.prediction import remote_audio
+
+            remote = stack.enter_context(remote_audio.connect_workers(flags, report))
+        found = predict_audio(whole, paths, flags.weights, device, report, remote)
     after = "" if show else "; filled with the class prior"
     failed = [f"can't read this file: {id}: {reason}{after}" for id, reason in found.reasons.items()]
     if show and len(failed) == len(found.ids) == 1:
