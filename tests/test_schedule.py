@@ -261,8 +261,7 @@ def test_a_part_that_is_all_rows_is_not_timed() -> None:
     from earshot.search import timing
 
     head = SimpleNamespace(is_sklearn=True, estimate_seconds=lambda rows: (0.01 * rows, 0.0))
-    job = SimpleNamespace(head_spec=SimpleNamespace(build=lambda: head), rows=range(400))
-    assert timing.measure_fold_seconds(job, 5) is None
+    assert timing.measure_fold_seconds(lambda: head, range(400), None, None, 5) is None
 
 
 def test_seeds_of_a_dropped_one_are_open_again_with_more_hours(tmp_path) -> None:

@@ -120,15 +120,19 @@ class Cluster:
         self.resources: dict[str, float] = {}
         self.threads = 1
         self.nodes: list[dict[str, Any]] = []
+        self.found: dict[tuple[str, str], list[Device]] = {}
 
     def find_devices(self, name: str, precision: str) -> list[Device]:
-        """The device of each worker: all are alike, since other kinds compute other bits.
+        """The device of each worker: all are alike, since other kinds compute other bits. The nodes are
+        probed once: later, workers may take all of them.
 
         Args:
             name: "auto", "cpu" or "cuda". precision: as `device.choose` takes it.
         Raises:
             UserError: nodes of several kinds, or with other versions. TemporaryError: no free slot.
         """
+        if (name, precision) in self.found:
+            return self.found[name, precision]
         self.choose_nodes(name)
         found = self.probe_nodes(name, precision)
         for check in (check_versions, check_alike):
@@ -136,7 +140,8 @@ class Cluster:
             if wrong:
                 raise UserError(wrong)
         slots = sum(map(self.count_slots, self.nodes))
-        return [found[0].device] * min(slots, self.flags.cluster_workers or slots)
+        self.found[name, precision] = [found[0].device] * min(slots, self.flags.cluster_workers or slots)
+        return self.found[name, precision]
 
     def describe(self, devices: Sequence[Device], threads: int | None = None) -> str:
         """The workers as text for the log."""
