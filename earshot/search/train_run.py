@@ -37,8 +37,6 @@ def train_run(
         UserError: settings that cannot be used, a head that cannot be built.
     """
     what, settings, machine = flags.values()
-    if machine.cluster is not None and what.tune:
-        raise UserError("--tune does not run on a cluster yet: tune without --cluster, then train with it")
     if what.head is None and what.view is None:
         check_kinds(cache, recipe)
     print(f"features: {cache.folder}, recipe: {recipe.name}")
