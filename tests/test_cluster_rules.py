@@ -101,12 +101,12 @@ def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
 
-def test_what_does_not_run_on_a_cluster_is_refused(tones: Path, tmp_path: Path) -> None:
+def test_what_does_not_run_on_a_cluster_is_refused_and_no_run_begun(tones: Path, tmp_path: Path) -> None:
     script("get_features.py", "--competition", tones, "--extractor", "logmel", cwd=tmp_path)
     on = ("--cluster", "127.0.0.1:1")
     for arguments in (("--recipe", "auto"), ("--tune", "3")):
         line = refused(script("train.py", *arguments, *on, cwd=tmp_path, ok=None))
-        assert "does not run on a cluster yet" in line
+        assert "--cluster 127.0.0.1:1: nothing listens there" in line
     assert "unknown flag --cluster" in refused(script("predict.py", *on, cwd=tmp_path, ok=None))
     line = refused(script("doctor.py", "--data", "data/tones", *on, cwd=tmp_path, ok=None))
     assert "--cluster checks machines" in line

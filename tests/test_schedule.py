@@ -256,6 +256,17 @@ def test_a_finished_one_of_an_earlier_version_has_no_guess() -> None:
     assert choose(old, entry("mlp", 2.0)).seconds == pytest.approx(10.0)
 
 
+def test_another_candidate_is_chosen_while_one_has_a_step_under_way() -> None:
+    quick, slow = entry("svm", 1.0), entry("mlp", 30.0)
+    made = Schedule([quick, slow], FOLDS, 900.0, 900.0)
+    assert made.choose().anyhow and made.choose().name == "svm"
+    then = made.choose({"svm"})
+    assert then.name == "mlp" and not then.anyhow and made.choose({"svm", "mlp"}) is None
+    # a submission is made in any case, but once
+    late = replace(made, left=-1.0)
+    assert late.choose().anyhow and late.choose({"svm"}) is None
+
+
 def test_a_part_that_is_all_rows_is_not_timed() -> None:
     """It would take as long as a fold, which is kept; `solve` is not called."""
     from earshot.search import timing
