@@ -49,7 +49,8 @@ class Pool:
             self.cluster.most_runs = max(self.cluster.most_runs, len({one.run for one in tasks[number:]}))
             if task.name in self.cluster.lost:
                 raise WorkersLost(f"{task.name} has ended 6 workers", task)
-            if not self.workers[number % 2](pickle.loads(pickle.dumps(task)), on_message, self.inbox(deadline)):
+            sent, worker = pickle.loads(pickle.dumps(task)), self.workers[number % 2]
+            if not worker(sent, on_message, self.inbox(deadline)):
                 return False
         return True
 
@@ -123,8 +124,9 @@ def test_a_bake_off_has_the_files_of_one_machine(cluster: Cluster, capsys: pytes
     train.main([*AUTO, *QUICK, "--name", "a", *CLUSTER])
     said = capsys.readouterr().out
     assert "device: cluster of 2" in said and "submissions/submission.csv: 15 rows" in said
+    recipes = ("logistic", "svm", "knn", "small")
     assert sorted(cluster.tasks) == sorted(
-        f"{recipe}-pooled-one, fold {fold}" for recipe in ("logistic", "svm", "knn", "small") for fold in range(3)
+        f"{recipe}-pooled-one, fold {fold}" for recipe in recipes for fold in range(3)
     )
     assert cluster.most_runs > 1, "one candidate waited for another"
     assert not list(Path("runs").rglob(".token")) and all(one["done"] for one in read_state()["decisions"])

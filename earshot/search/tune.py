@@ -1,8 +1,8 @@
 """`train.py --tune N`: Optuna searches settings for one recipe; the best ones are then trained as usual.
 
 Trials are kept in <run>/tuning.db (SQLite), unfinished ones in <run>/trial_<hash>/, so that the same command
-continues after a stop. On a cluster as many trials as workers are drawn and trained at once, and told to Optuna
-in order once all have ended, so that a repeated search draws the same.
+continues after a stop. On a cluster as many trials as workers are drawn and trained at once. Optuna learns
+their scores in order once all have ended, so that a search that is stopped draws the same.
 """
 
 from __future__ import annotations
