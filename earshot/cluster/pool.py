@@ -265,9 +265,9 @@ class _Round:
             if not self.is_stopping:
                 self._hand_out()
             self._check_patience(bool(silent))
-        pool._look(self.on_message)  # what the last task sent since the last look
         if self.failure is not None:
             raise self.failure
+        pool._look(self.on_message)  # what the last task sent since the last look
         return self.all_done and not self.waiting
 
     def _is_busy(self) -> bool:

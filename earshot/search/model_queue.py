@@ -52,13 +52,9 @@ class ModelTask(NamedTuple):
         return f"{self.run}, {self.slot.name if self.slot else 'timing'}"
 
 
-class Message(NamedTuple):
-    """What a worker sends: the name of the task, the kind, and at the end the task's seconds."""
-
-    task: str
-    kind: str
-    value: Any = None
-    seconds: float = 0.0
+# What a worker sends: the name of the task, the kind, a value, the task's seconds. A class of this module would
+# have to be imported, torch with it, by the cluster's board.
+Message = tuple[str, str, Any, float]
 
 
 class ModelWorker:
@@ -80,7 +76,7 @@ class ModelWorker:
     def __call__(self, task: ModelTask, report: Callable[[Message], None], deadline: Any) -> bool:
         """Work on a task; False if the pool's time ran out. A user error is the run's, not the others'."""
         began = time.monotonic()
-        report(Message(task.name, BEGUN))
+        report((task.name, BEGUN, None, 0.0))
         try:
             with use_threads(task.threads):
                 kind, value = self._work(task, report, _Limit(deadline, began + task.limit))
@@ -88,7 +84,7 @@ class ModelWorker:
             kind, value = FAILED, " ".join(str(error).split())
         if kind == STOPPED and deadline.is_over():
             return False
-        report(Message(task.name, kind, value, time.monotonic() - began))
+        report((task.name, kind, value, time.monotonic() - began))
         return True
 
     def _work(self, task: ModelTask, report: Callable[[Message], None], limit: Any) -> tuple[str, Any]:
@@ -103,7 +99,7 @@ class ModelWorker:
             )
 
         def send(line: str | None) -> None:
-            report(Message(task.name, LINE, line))
+            report((task.name, LINE, line, 0.0))
 
         return (DONE if worker(FoldTask(task.slot, 0), send, limit) else STOPPED), None
 
@@ -178,25 +174,26 @@ class ModelQueue:
                 try:
                     done = self.pool.run(self.given, self._receive, deadline) and not deadline.is_over()
                 except WorkersLost as error:  # too large for the nodes, which the others may not be
-                    self._receive(Message(error.task.name, FAILED, str(error)))
+                    self._receive((error.task.name, FAILED, str(error), 0.0))
         for name in {task.run for task in self.open.values()}:
             self._refresh(name)
         return not self.open and SIGNALS.waiting is None
 
     def _receive(self, message: Message) -> None:
-        task = self.open.get(message.task)
+        name, kind, value, seconds = message
+        task = self.open.get(name)
         if task is None:  # a lost worker's task may send everything twice
             return
-        if message.kind == BEGUN:
-            self.begun[task.name] = time.monotonic()
-        elif message.kind == LINE:
-            cross_validation.record_message(*self.runs[task.run], message.value)
+        if kind == BEGUN:
+            self.begun[name] = time.monotonic()
+        elif kind == LINE:
+            cross_validation.record_message(*self.runs[task.run], value)
         else:
-            del self.open[task.name]
-            self.begun.pop(task.name, None)
+            del self.open[name]
+            self.begun.pop(name, None)
             if not self.list_open(task.run):
                 self._refresh(task.run)
-            self.on_end(task, message.kind, message.value, message.seconds)
+            self.on_end(task, kind, value, seconds)
 
     def _refresh(self, name: str) -> None:
         run, slots = self.runs[name]
