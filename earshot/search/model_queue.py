@@ -52,8 +52,8 @@ class ModelTask(NamedTuple):
         return f"{self.run}, {self.slot.name if self.slot else 'timing'}"
 
 
-# What a worker sends: the name of the task, the kind, a value, the task's seconds. A class of this module would
-# have to be imported, torch with it, by the cluster's board.
+# What a worker sends: the name of the task, the kind, a value, the task's seconds. For a class of its own the
+# cluster's board would have to import this module, and torch with it.
 Message = tuple[str, str, Any, float]
 
 
