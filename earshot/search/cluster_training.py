@@ -53,8 +53,12 @@ class ClusterTrainer(CandidateTrainer):
     def run(self) -> None:
         """Train what the time allows."""
         self.steps: dict[str, _Step] = {}
-        with connect(self.machine) as self.cluster:
-            super().run()
+        try:
+            with connect(self.machine) as self.cluster:
+                super().run()
+        finally:
+            for step in self.steps.values():
+                step.lock.close()
 
     @cached_property
     def chosen_devices(self) -> list[Device]:
