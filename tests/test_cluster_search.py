@@ -1,5 +1,5 @@
-"""The bake-off and tuning on a simulated Ray cluster whose driver and nodes are killed: decisions stay, and the
-files equal a single machine's."""
+"""The bake-off and tuning on a simulated Ray cluster whose driver and nodes are killed: decisions stay, and
+the files equal a single machine's."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def watch_models(folder: Path, pattern: str) -> Callable[[], bool]:
     return lambda: not stamps() <= before
 
 
-def kill_stop_and_resume(nodes: Nodes, command: tuple, cwd: Path, run: Path, pattern: str) -> str:
+def kill_stop_and_resume(cluster: Nodes, command: tuple, cwd: Path, run: Path, pattern: str) -> str:
     """Run a command until its driver is killed, then until a signal comes, then while a node is killed; the
     last output."""
-    nodes.fill()
+    cluster.fill()
     for number in (signal.SIGKILL, signal.SIGINT):
         begun = Started(*command, cwd=cwd)
         begun.wait_for(watch_models(run, pattern))
         assert begun.finish(number) == (-number if number == signal.SIGKILL else 128 + number)
     begun = Started(*command, cwd=cwd)
     begun.wait_for(watch_models(run, pattern))
-    nodes.kill(nodes.nodes[0])
+    cluster.kill(cluster.nodes[0])
     assert begun.finish() == 0, begun.text
     assert "was lost (it died): " in begun.text and "is given to another worker" in begun.text
     assert not [*run.rglob("*.tmp"), *run.rglob("*.new"), *run.rglob("*.old"), *run.rglob(".token")]
