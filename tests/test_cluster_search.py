@@ -16,7 +16,7 @@ from test_restart import contents
 from earshot.core import checksums
 
 SMALL = "head: {name: audio_cnn, channels: [16, 32], blocks: [1, 1]}\n"
-SMALL += "training: {epochs: 12, precision: fp32}\n"
+SMALL += "training: {epochs: 6, precision: fp32}\n"
 
 
 def watch_models(folder: Path, pattern: str) -> Callable[[], bool]:
