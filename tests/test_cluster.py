@@ -318,8 +318,11 @@ def test_nodes_that_do_not_see_the_run_are_refused(nodes: Nodes, calm: Path, dri
     import train
 
     (driver / "data").symlink_to(calm / "data")
+    on = ["--no-report", "--cluster", nodes.address]
     with pytest.raises(UserError, match=r"does not see the run runs/r: put it on a file system that every"):
-        train.main([*TRAIN, "--no-report", "--cluster", nodes.address])
+        train.main([*TRAIN, *on])
+    with pytest.raises(UserError, match=r"does not see the runs' folder runs/a: put it on a file system"):
+        train.main(["--recipe", "auto", "--candidates", "knn", "--name", "a", *on])
 
 
 def test_a_busy_cluster_is_one_line(nodes: Nodes, driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,9 +254,7 @@ def test_a_node_with_other_audio_or_weights_is_refused(
     plan.record["weights"] = files.hash_value([files.hash_file(names[0])])[:16]
     remote_shards.check_weights(plan)
     Path(names[0]).write_text("another")
-    with pytest.raises(
-        UserError, match="has other weights of logmel than the machine where"
-    ):
+    with pytest.raises(UserError, match="has other weights of logmel than the machine where"):
         remote_shards.check_weights(plan)
 
 
@@ -310,12 +308,12 @@ def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
 
-def test_what_does_not_run_on_a_cluster_is_refused(tones: Path, tmp_path: Path) -> None:
+def test_what_does_not_run_on_a_cluster_is_refused_and_no_run_begun(tones: Path, tmp_path: Path) -> None:
     script("get_features.py", "--competition", tones, "--extractor", "logmel", cwd=tmp_path)
     on = ("--cluster", "127.0.0.1:1")
     for arguments in (("--recipe", "auto"), ("--tune", "3")):
         line = refused(script("train.py", *arguments, *on, cwd=tmp_path, ok=None))
-        assert "does not run on a cluster yet" in line
+        assert "--cluster 127.0.0.1:1: nothing listens there" in line
     for arguments in ((), ("--hidden",), ("--audio", tones, "--dry-run")):
         line = refused(script("predict.py", *arguments, *on, cwd=tmp_path, ok=None))
         assert "--cluster extracts the features of --audio FOLDER" in line

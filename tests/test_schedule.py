@@ -256,13 +256,23 @@ def test_a_finished_one_of_an_earlier_version_has_no_guess() -> None:
     assert choose(old, entry("mlp", 2.0)).seconds == pytest.approx(10.0)
 
 
+def test_another_candidate_is_chosen_while_one_has_a_step_under_way() -> None:
+    quick, slow = entry("svm", 1.0), entry("mlp", 30.0)
+    made = Schedule([quick, slow], FOLDS, 900.0, 900.0)
+    assert made.choose().anyhow and made.choose().name == "svm"
+    then = made.choose({"svm"})
+    assert then.name == "mlp" and not then.anyhow and made.choose({"svm", "mlp"}) is None
+    # a submission is made in any case, but once
+    late = replace(made, left=-1.0)
+    assert late.choose().anyhow and late.choose({"svm"}) is None
+
+
 def test_a_part_that_is_all_rows_is_not_timed() -> None:
     """It would take as long as a fold, which is kept; `solve` is not called."""
     from earshot.search import timing
 
     head = SimpleNamespace(is_sklearn=True, estimate_seconds=lambda rows: (0.01 * rows, 0.0))
-    job = SimpleNamespace(head_spec=SimpleNamespace(build=lambda: head), rows=range(400))
-    assert timing.measure_fold_seconds(job, 5) is None
+    assert timing.measure_fold_seconds(lambda: head, range(400), None, None, 5) is None
 
 
 def test_seeds_of_a_dropped_one_are_open_again_with_more_hours(tmp_path) -> None:

@@ -127,15 +127,20 @@ class Cluster:
         self.nodes: list[dict[str, Any]] = []
         self.left_out: dict[str, str] = {}  # nodes that did not respond, and why
         self.expected: Probe  # a node that `find_devices` has compared with the others
+        self.found: dict[tuple[str, str], tuple[list[Device], Probe]] = {}
 
     def find_devices(self, name: str, precision: str) -> list[Device]:
-        """The device of each worker: all are alike, since other kinds compute other bits.
+        """The device of each worker: all are alike, since other kinds compute other bits. The nodes are
+        probed once: later, workers may take all of them.
 
         Args:
             name: "auto", "cpu" or "cuda". precision: as `device.choose` takes it.
         Raises:
             UserError: nodes of several kinds, or with other versions. TemporaryError: no free slot.
         """
+        if (name, precision) in self.found:
+            devices, self.expected = self.found[name, precision]
+            return devices
         self.choose_nodes(name)
         found = self.probe_nodes(precision)
         for address, reason in self.left_out.items():
@@ -146,7 +151,9 @@ class Cluster:
                 raise UserError(wrong)
         self.expected = found[0]
         slots = sum(map(self.count_slots, self.nodes))
-        return [found[0].device] * min(slots, self.flags.cluster_workers or slots)
+        devices = [found[0].device] * min(slots, self.flags.cluster_workers or slots)
+        self.found[name, precision] = (devices, self.expected)
+        return devices
 
     def describe(self, devices: Sequence[Device], threads: int | None = None) -> str:
         """The workers as text for the log."""

@@ -29,6 +29,14 @@ DEATHS = 6  # workers that a task may end
 TRIES = 3  # how often a task may fail because of its node
 
 
+class WorkersLost(UserError):
+    """A task has ended one worker after the other."""
+
+    def __init__(self, text: str, task: Any):
+        super().__init__(text)
+        self.task = task
+
+
 @dataclass
 class _Slot:
     """One worker: its actor, and what it is doing."""
@@ -121,10 +129,10 @@ class RayPool:
         return [slot.about for slot in ready]
 
     def run(self, tasks: Sequence[Any], on_message: Callable[[Any], None], deadline: Deadline) -> bool:
-        """Run tasks as `WorkerPool.run` does.
+        """Run tasks as `WorkerPool.run` does, and those that `on_message` adds to the list while others run.
 
         Raises:
-            UserError: a task that ends one worker after the other. TemporaryError: the last worker is lost.
+            WorkersLost: a task that ends one worker after the other. TemporaryError: the last worker is lost.
         """
         found = _Round(self, tasks, on_message, deadline)
         with self._translate_errors():
@@ -247,7 +255,8 @@ class _Round:
         self, pool: RayPool, tasks: Sequence[Any], on_message: Callable[[Any], None], deadline: Deadline
     ):
         self.pool, self.tasks, self.on_message, self.deadline = pool, tasks, on_message, deadline
-        self.waiting = deque(range(len(tasks)))
+        self.waiting: deque[int] = deque()
+        self.known = 0  # tasks that were waiting or still are
         self.deaths: Counter[int] = Counter()
         self.failed_on: dict[int, list[str]] = {}
         self.failure: BaseException | None = None
@@ -280,6 +289,8 @@ class _Round:
         return any(slot.task is not None for slot in self.pool.members)
 
     def _hand_out(self) -> None:
+        self.waiting.extend(range(self.known, len(self.tasks)))
+        self.known = len(self.tasks)
         free = [slot for slot in self.pool.members if slot.ready and slot.task is None]
         for slot in free:
             # a task that failed because of a node goes to another
@@ -330,9 +341,10 @@ class _Round:
         self.waiting.appendleft(task)
         what = f"{name} was lost ({reason})"
         if self.deaths[task] >= DEATHS:
-            self.failure = self.failure or UserError(
+            self.failure = self.failure or WorkersLost(
                 f"{_name(self.tasks[task])} has ended {DEATHS} workers, the last one on {name} ({reason}): "
-                "is there enough memory for it?"
+                "is there enough memory for it?",
+                self.tasks[task],
             )
         elif not self.is_stopping:
             print(f"warning: {what}: {_name(self.tasks[task])} is given to another worker", flush=True)

@@ -139,8 +139,8 @@ class Graph:
         return self._run([output], {name: feeds[name] for name in self.shapes})[0]
 
     def run_lanes(self, output: str, **feeds: np.ndarray) -> np.ndarray:
-        """The same, the rows in as many parts as there are lanes, side by side: threads within a pass wait for
-        each other at every layer, and one layer of a recurrent network has work for one of them."""
+        """The same, the rows in as many parts as there are lanes, side by side: threads within a pass wait
+        for each other at every layer, and one layer of a recurrent network has work for one of them."""
         rows = len(next(iter(feeds.values())))
         ends = [round(rows * lane / self._lanes) for lane in range(self._lanes + 1)]
         parts = [

@@ -129,7 +129,12 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
         submit.dry_run(opened[0], out, flags.metric)
         latest.begin(folder.parent, folder.name, "train.py")
         candidates = search_candidates.list_candidates(opened, flags.candidates)
-        trainer = candidate_training.CandidateTrainer(candidates, flags, machine, folder, state, began)
+        trainer_class = candidate_training.CandidateTrainer
+        if machine.cluster is not None:
+            from earshot.search.cluster_training import ClusterTrainer
+
+            trainer_class = ClusterTrainer
+        trainer = trainer_class(candidates, flags, machine, folder, state, began)
         trainer.report(f"bake-off: {folder}, {len(candidates)} candidates")
         trainer.run()
         _blend_candidates(trainer, opened, out)
@@ -281,7 +286,8 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
     from earshot.prediction import submit
     from earshot.training import dataset, predict, run_scores
 
-    device = worker_pool.choose(trainer.machine.device)[0]
+    # of this machine, also where a cluster has trained
+    device = worker_pool.choose("auto" if trainer.cluster else trainer.machine.device)[0]
     prior = first.prior()
 
     def predict_split(split: str) -> np.ndarray:

@@ -18,19 +18,19 @@ import numpy as np
 import models
 from earshot.core import checksums, config, worker_pool
 from earshot.core.deadline import SIGNALS, Deadline, format_clock
-from earshot.core.device import Device
+from earshot.core.device import Device, use_threads
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, hash_value, hold_lock, read_json
 from earshot.prediction import saved_blend
 from earshot.search import timing
 from earshot.search.candidates import Candidate
-from earshot.search.fold_results import estimate_unfinished, read_fold_results
+from earshot.search.fold_results import estimate_unfinished, read_fold_results, summarise_finished
 from earshot.search.schedule import Entry, FoldResult, Schedule, Step
 from earshot.training import cross_validation, experiment, metrics, precision
 from earshot.training.run import Run
-from earshot.training.run_scores import summarise_run
 
 if TYPE_CHECKING:
+    from earshot.cluster.connect import Cluster
     from earshot.search.flags import AutoFlags
 
 # share of the time reserved for the blend, and its least seconds; predicting comes on top
@@ -46,6 +46,8 @@ FRESH |= {"row": 0.0, "sklearn": False, "note": "", "devices": None}
 class CandidateTrainer:
     """Trains candidates and keeps their status.
 
+    `cluster`, where there is one, has the workers that train the folds.
+
     Args:
         folder: the bake-off's, locked by this process.
         state: the content of auto.json. `of` has an entry a candidate: its status, its finished folds, a
@@ -56,6 +58,8 @@ class CandidateTrainer:
         began: start of the command on the monotonic clock.
     """
 
+    cluster: Cluster | None = None
+
     def __init__(
         self,
         candidates: list[Candidate],
@@ -65,12 +69,8 @@ class CandidateTrainer:
         state: dict[str, Any],
         began: float,
     ):
-        self.flags, self.machine, self.folder, self.state = (
-            flags,
-            replace(machine, fresh=False),
-            folder,
-            state,
-        )
+        self.flags, self.folder, self.state = flags, folder, state
+        self.machine = replace(machine, fresh=False)
         self.candidates = {c.name: c for c in candidates}
         self.budget, self.before, self.began = 3600 * state["hours"], state["spent"], began
         self.reserve = max(LEAST, RESERVE * self.budget)
@@ -186,14 +186,8 @@ class CandidateTrainer:
         if self.current is None or self.current[0] != name:
             candidate, self.current = self.candidates[name], None  # frees the features of the previous one
             head = experiment.describe_head(candidate.recipe, candidate.cache, view=candidate.view)
-            job = experiment.Job(
-                candidate.cache,
-                candidate.recipe.name,
-                head,
-                self.get_settings(name),
-                self.machine,
-                0,
-            )
+            recipe, settings = candidate.recipe.name, self.get_settings(name)
+            job = experiment.Job(candidate.cache, recipe, head, settings, self.machine, 0, None, self.cluster)
             pairs = sorted((str(id), int(fold)) for id, fold in zip(job.rows.ids, job.numbers, strict=True))
             if self.state.setdefault("clips", hash_value(pairs)[:12]) != hash_value(pairs)[:12]:
                 raise UserError(
@@ -206,7 +200,8 @@ class CandidateTrainer:
             with hold_lock(self.folder / name, "the run"):
                 run = job.begin(self.folder / name, False, quiet=True, model_count=len(folds))
             entry, count = self.state["of"][name], len(job.devices)
-            if job.device.name == "cpu" and count > 1 and not entry["devices"] and entry["guess"]:
+            shared = job.device.name == "cpu" and count > 1 and self.cluster is None
+            if shared and not entry["devices"] and entry["guess"]:
                 # guessed for all threads; each process has a share
                 entry |= {key: count * entry[key] for key in ("guess", "computed")}
             entry["devices"] = count
@@ -234,14 +229,21 @@ class CandidateTrainer:
     def time(self, name: str) -> None:
         """Time a candidate on a few steps, or a part of the rows."""
         job, _ = self.prepare(name)
+        # with as many threads as each of its processes has
+        with use_threads(job.threads or worker_pool.count_threads(len(job.devices))):
+            found = timing.measure_fold_seconds(
+                job.head_spec.build, job.rows, job.settings, job.device, len(self.state["folds"])
+            )
+        # the submission is predicted with all threads
+        self.note_time(name, found, self.state["of"][name]["devices"] if job.device.name == "cpu" else 1)
+
+    def note_time(self, name: str, found: tuple[float, float] | None, shares: int = 1) -> None:
+        """Keep what `timing.measure_fold_seconds` found, with the threads divided into so many shares."""
         entry = self.state["of"][name]
-        found = timing.measure_fold_seconds(job, len(self.state["folds"]))
         if found is None:  # the guess stays one: a fold will show
             entry["tried"] = True
             self.report(f"{name}: a part of the rows would say little about its time: a fold will show")
         else:
-            # the submission is predicted with all threads
-            shares = entry["devices"] if job.device.name == "cpu" else 1
             entry |= {"guess": found[0], "row": found[1] / shares, "timed": True}
             self.report(f"{name}: about {format_clock(found[0])} a fold")
         self.save()
@@ -267,18 +269,25 @@ class CandidateTrainer:
         deadline = Deadline(None if step["anyhow"] else max(0.0, min(left, limit)) / 3600)
         with hold_lock(run.folder, "the run"):
             done = cross_validation.train_folds(job, run, wanted, deadline)
-            if any(
-                run.get_fold_folder(n).load_predictions("last") is not None for n in run.list_finished_folds()
-            ):
-                summarise_run(run, job.rows, job.numbers)
+            summarise_finished(run, job.rows, job.numbers)
         if SIGNALS.waiting is not None:
             self.save()
             deadline.leave()
-        finished, wall = run.list_finished_folds(), time.monotonic() - began
-        new = [fold for fold in finished if fold not in entry["folds"]]
-        if new and done:
-            each = wall / math.ceil(len(new) / entry["devices"])
-            entry["walls"] |= {str(fold): each for fold in new}
+        wall, new = time.monotonic() - began, set(run.list_finished_folds()) - set(entry["folds"])
+        each = wall / max(1, math.ceil(len(new) / entry["devices"]))
+        walls = {str(fold): each for fold in new} if done else {}
+        self.note_step(step, job, run, walls, wall if not done and limit < left else 0.0)
+
+    def note_step(self, step: dict, job: experiment.Job, run: Run, walls: dict, overrun: float) -> None:
+        """Keep the scores and times of a step that has ended.
+
+        Args:
+            walls: fold -> seconds with everything beside its training.
+            overrun: seconds after which a fold was stopped, far longer than predicted; 0: none was.
+        """
+        name, finished = step["name"], run.list_finished_folds()
+        entry = self.state["of"][name]
+        entry["walls"] |= walls
         begun, entry["folds"] = bool(entry["folds"]), finished
         results = self.read_results(name)
         if results and not begun and entry["sklearn"] and not entry["timed"]:
@@ -287,8 +296,8 @@ class CandidateTrainer:
         if results and not entry["row"]:
             rows = len(job.rows) * job.settings.epochs * (1 - 1 / len(self.state["folds"]))
             entry["row"] = fmean(result.seconds for result in self.results[name].values()) / rows
-        if not done and not finished and limit < left:
-            entry["least"] = estimate_unfinished(run, job.settings.epochs, max(wall, entry["least"]))
+        if overrun and not finished:
+            entry["least"] = estimate_unfinished(run, job.settings.epochs, max(overrun, entry["least"]))
         step["done"] = True
         if results:
             self._report_scores(name, results)
@@ -317,32 +326,27 @@ class CandidateTrainer:
             if self.list_with_status(OPEN, [name]) and self.state["folds"]:
                 self.attempt(name, self.guess, gpu)
         self.save()
-        while self.state["folds"] and self.take_step():
-            pass
+        if self.state["folds"]:
+            self.take_steps()
         self.close()
 
-    def take_step(self) -> bool:
-        """Take the step that was decided before an interruption, else decide on the next one; False: nothing
-        more fits."""
-        decisions = self.state["decisions"]
-        if decisions and not decisions[-1]["done"]:
-            name = decisions[-1]["name"]
-            if name in self.list_with_status(OPEN):
-                self.attempt(name, self.train, decisions[-1])
-            decisions[-1]["done"] = True
-            return True
-        step = self.build_schedule().choose()
-        if step is None:
-            return False
-        if step.kind == "time":
-            self.attempt(step.name, self.time)
-            return True
-        self.log_decision(step)
-        self.attempt(step.name, self.train, decisions[-1])
-        decisions[-1]["done"] = True
-        return True
+    def take_steps(self) -> None:
+        """Take the steps that were decided before an interruption, then decide on more while they fit."""
+        while True:
+            decided = next((one for one in self.state["decisions"] if not one["done"]), None)
+            if decided is None:
+                step = self.build_schedule().choose()
+                if step is None:
+                    return
+                if step.kind == "time":
+                    self.attempt(step.name, self.time)
+                    continue
+                decided = self.log_decision(step)
+            if decided["name"] in self.list_with_status(OPEN):
+                self.attempt(decided["name"], self.train, decided)
+            decided["done"] = True
 
-    def log_decision(self, step: Step) -> None:
+    def log_decision(self, step: Step) -> dict[str, Any]:
         """Keep a decision before it is carried out, so that an interruption does not change it."""
         of = (
             f"fold {', '.join(map(str, step.folds))}"
@@ -350,17 +354,11 @@ class CandidateTrainer:
             else "all folds"
         )
         self.report(f"next: {step.name}, {of}: {step.why}; about {format_clock(step.seconds)}")
-        self.state["decisions"].append(
-            {
-                "name": step.name,
-                "folds": list(step.folds),
-                "seconds": round(step.seconds, 3),
-                "why": step.why,
-                "anyhow": step.anyhow,
-                "done": False,
-            }
-        )
+        kept = {"name": step.name, "folds": list(step.folds), "seconds": round(step.seconds, 3)}
+        kept |= {"why": step.why, "anyhow": step.anyhow, "done": False}
+        self.state["decisions"].append(kept)
         self.save()
+        return kept
 
     def close(self) -> None:
         """Say of every candidate that is left why it was not trained to its end."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from earshot.features.cache import Cache
 from earshot.search.schedule import FoldResult
@@ -12,6 +15,10 @@ from earshot.training import metrics
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run, list_slot_folders
+from earshot.training.run_scores import summarise_run
+
+if TYPE_CHECKING:
+    from earshot.training.dataset import WindowDataset
 
 
 def read_fold_results(folder: Path, cache: Cache, wanted: list[int], metric: str) -> dict[int, FoldResult]:
@@ -35,6 +42,13 @@ def read_fold_results(folder: Path, cache: Cache, wanted: list[int], metric: str
         seconds = sum(row["seconds"] for row in run.get_fold_folder(fold).read_history())
         found[fold] = FoldResult(float(seconds), float(error), loss)
     return found
+
+
+def summarise_finished(run: Run, rows: WindowDataset, numbers: np.ndarray) -> None:
+    """Score a run's finished folds, if there are any."""
+    finished = map(run.get_fold_folder, run.list_finished_folds())
+    if any(folder.load_predictions("last") is not None for folder in finished):
+        summarise_run(run, rows, numbers)
 
 
 def estimate_unfinished(run: Run, epochs: int, wall: float) -> float:

@@ -7,7 +7,7 @@ Candidates are compared by the logarithm of their errors' ratio: 0.7 is half the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist, fmean, median, pvariance
@@ -292,10 +292,14 @@ class Schedule:
             return last, why
         return None
 
-    def choose(self) -> Step | None:
-        """What comes next; None: nothing more fits into the time."""
+    def choose(self, taken: Collection[str] = ()) -> Step | None:
+        """What comes next; None: nothing more fits into the time.
+
+        Args:
+            taken: names of candidates that have a step under way.
+        """
         first_seeds = [entry for entry in self.entries if entry.after is None]
-        if self.best is None:
+        if self.best is None and not taken:
             quickest = min(first_seeds, key=self.estimate_cost, default=None)
             if quickest is not None and self.estimate_cost(quickest) <= ANYHOW:
                 if self.estimate_cost(quickest) > TRIAL_SECONDS and self.can_time(quickest):
@@ -304,7 +308,9 @@ class Schedule:
         places: list[tuple[tuple[int, float, int], Entry, str]] = []
         for place, entry in enumerate(self.entries):
             first = self.by_name.get(entry.after or "")
-            if self.is_finished(entry) or entry.after and (first is None or not self.is_finished(first)):
+            if entry.name in taken or self.is_finished(entry):
+                continue
+            if entry.after and (first is None or not self.is_finished(first)):
                 continue
             mine = self.estimate_cost(entry)
             ranked = self._rank(entry) if self.has_time(entry) else self._rank_trial(entry)

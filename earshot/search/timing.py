@@ -4,17 +4,19 @@ the rows."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from earshot.core import config, worker_pool
-from earshot.core.device import use_threads
+from earshot.core import config
 from earshot.features.cache import Cache
 from earshot.training import estimators, experiment, precision
 
 if TYPE_CHECKING:
+    from earshot.core.device import Device
+    from earshot.training.dataset import WindowDataset
     from models import Head
 
 CPU_PARAMETERS = 20_000_000  # larger heads need a GPU
@@ -62,41 +64,37 @@ def _count_parameters_and_flops(spec: experiment.HeadSpec, cache: Cache, epochs:
     return parameters, precision.BACKWARD * each * epochs * cache.manifest["splits"]["train"]["rows"]
 
 
-def measure_fold_seconds(job: experiment.Job, folds: int) -> tuple[float, float] | None:
+def measure_fold_seconds(
+    build: Callable[[], Head], rows: WindowDataset, settings: config.TrainingFlags, device: Device, folds: int
+) -> tuple[float, float] | None:
     """Seconds of a fold, and of a row in a training step, from a measurement; None where that would say
     little."""
-    head = job.head_spec.build()
+    head = build()
     if head.is_sklearn:
-        return _measure_fit(head, job)
-    settings, rows = job.settings, job.cache.manifest["splits"]["train"]["rows"]
-    with use_threads(
-        job.threads or worker_pool.count_threads(len(job.devices))
-    ):  # as each of its processes has
-        row = precision.measure_row_seconds(head, job.rows, settings, job.device)
-    seconds = WITH_THE_REST * row * rows * (1 - 1 / folds) * settings.epochs
+        return _measure_fit(head, rows)
+    row = precision.measure_row_seconds(head, rows, settings, device)
+    seconds = WITH_THE_REST * row * len(rows) * (1 - 1 / folds) * settings.epochs
     return OVERHEAD + seconds, row
 
 
-def _measure_fit(head: Head, job: experiment.Job) -> tuple[float, float] | None:
+def _measure_fit(head: Head, rows: WindowDataset) -> tuple[float, float] | None:
     """Fit to a part of the rows; the rest by how the head's own estimate grows with the rows."""
-    count = part = len(job.rows)
+    count = part = len(rows)
     while part > 2 * FEWEST and head.estimate_seconds(part)[0] > PART_SECONDS:
         part //= 2
-    constant, here, whole = (head.estimate_seconds(rows)[0] for rows in (1, part, count))
+    constant, here, whole = (head.estimate_seconds(number)[0] for number in (1, part, count))
     # all rows would take as long as a fold, which is kept
     if part == count or constant > FIXED or here > 2 * PART_SECONDS:
         return None
     which = np.sort(np.random.default_rng(0).permutation(count)[:part])
-    clips = job.rows.clip[which]
+    clips = rows.clip[which]
     began = time.perf_counter()
-    head.solve(
-        job.rows.iterate_batches(which, estimators.BATCH), job.rows.targets[clips], clips, job.rows.multilabel
-    )
+    head.solve(rows.iterate_batches(which, estimators.BATCH), rows.targets[clips], clips, rows.multilabel)
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     few = which[: estimators.BATCH]
     with torch.inference_mode():
-        for x, mask in job.rows.iterate_batches(few, estimators.BATCH):
+        for x, mask in rows.iterate_batches(few, estimators.BATCH):
             head.cpu()(x.cpu(), None if mask is None else mask.cpu())
     row = (time.perf_counter() - began) / len(few)
     growth = max(1.0, (whole - constant) / max(here - constant, 1e-9))

@@ -1,15 +1,19 @@
 """`train.py --tune N`: Optuna searches settings for one recipe; the best ones are then trained as usual.
 
 Trials are kept in <run>/tuning.db (SQLite), unfinished ones in <run>/trial_<hash>/, so that the same command
-continues after a stop.
+continues after a stop. On a cluster as many trials as workers are drawn and trained at once. Optuna learns
+their scores in order once all have ended, so that a search that is stopped draws the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +22,7 @@ from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, empty_folder, read_json
 from earshot.core.fingerprint import compute_fingerprint
+from earshot.search.model_queue import FAILED, ModelQueue, ModelTask, open_queue
 from earshot.training import cross_validation, estimators, metrics
 from earshot.training.experiment import HeadSpec, Job
 from earshot.training.run import Run
@@ -129,38 +134,47 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         study.enqueue_trial(stale.params)
     if not study.trials:
         study.enqueue_trial(keep_trial_in_process(base, head, options))
-    while True:
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        if len(done) >= trials:
-            break
+
+    def count_done() -> int:
+        return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+    def draw(number: int) -> TrialRun:
         # Seeded by the number of trials alone, so that a kill does not change what is sampled.
         study.sampler = optuna.samplers.TPESampler(
-            seed=int(np.random.SeedSequence((base.seed, len(done))).generate_state(1)[0]),
+            seed=int(np.random.SeedSequence((base.seed, number)).generate_state(1)[0]),
             n_startup_trials=STARTUP,
         )
         trial = study.ask()
         training, chosen = suggest(trial, base, options, is_sklearn, has_other_targets)
         # One seed and no models on all clips: a trial is only for its score.
         trial_job = job.copy_with(replace(base, **training, seeds=1, refit=False), {**head.options, **chosen})
-        trial_folder = folder / f"trial_{compute_fingerprint(trial.params)[:8]}"
-        try:
-            value, pruned = _try(trial, trial_job, trial_folder, wanted, deadline)
-        except (UserError, models.HeadError) as error:  # such as a NaN loss
-            log(f"trial {len(done) + 1}/{trials} failed: {' '.join(str(error).split())}")
-            value, pruned = float("-inf"), True
-        if value is None:
-            return None
-        study.tell(
-            trial, None if pruned else value, state=TrialState.PRUNED if pruned else TrialState.COMPLETE
-        )
-        shutil.rmtree(trial_folder, ignore_errors=True)
-        words = "  ".join(
-            f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}" for key, v in trial.params.items()
-        )
-        log(
-            f"trial {len(done) + 1}/{trials}: {base.metric} "
-            f"{value:.4f}{' (stopped early)' if pruned else ''}  {words}"
-        )
+        return TrialRun(trial, trial_job, folder / f"trial_{compute_fingerprint(trial.params)[:8]}")
+
+    together = 1 if job.cluster is None else len(job.devices)
+    with contextlib.ExitStack() as stack:
+        evaluate: Evaluate = partial(_evaluate_here, wanted, deadline)
+        if job.cluster is not None and count_done() < trials:
+            evaluate = stack.enter_context(_ClusterTrials(job, folder, wanted, deadline).open()).evaluate
+        while (done := count_done()) < trials:
+            # as many as to the next multiple, so that a kill does not change what is told between draws
+            drawn = [draw(number) for number in range(done, min(trials, done + together - done % together))]
+            outcomes = evaluate(drawn)
+            if outcomes is None:
+                return None
+            for number, (trial, _, trial_folder), (value, pruned, error) in zip(
+                range(done + 1, trials + 1), drawn, outcomes, strict=False
+            ):
+                if error:
+                    log(f"trial {number}/{trials} failed: {error}")
+                state = TrialState.PRUNED if pruned else TrialState.COMPLETE
+                study.tell(trial, None if pruned else value, state=state)
+                shutil.rmtree(trial_folder, ignore_errors=True)
+                words = "  ".join(
+                    f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}"
+                    for key, v in trial.params.items()
+                )
+                early = " (stopped early)" if pruned else ""
+                log(f"trial {number}/{trials}: {base.metric} {value:.4f}{early}  {words}")
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise UserError(
             f"{folder}: no trial could be trained to its end: lower --lr, or tune with more trials"
@@ -186,17 +200,71 @@ def mark_run(run: Run, wanted: list[int]) -> None:
     run.log(f"warning: {warning}")
 
 
+class TrialRun(NamedTuple):
+    """A trial, its job, and the folder of its run."""
+
+    trial: Trial
+    job: Job
+    folder: Path
+
+
+class Outcome(NamedTuple):
+    """A trial's score, whether it ended before its last fold, and why it failed, "" if it did not."""
+
+    value: float
+    pruned: bool
+    error: str = ""
+
+
+Evaluate = Callable[[list[TrialRun]], list[Outcome] | None]  # None: out of time
+
+
+def _fail(error: Exception | str) -> Outcome:
+    """Such as a loss that is not a number."""
+    return Outcome(float("-inf"), True, " ".join(str(error).split()))
+
+
+def _evaluate_here(wanted: list[int], deadline: Deadline, drawn: list[TrialRun]) -> list[Outcome] | None:
+    outcomes = []
+    for one in drawn:
+        try:
+            value, pruned = _try(*one, wanted, deadline)
+        except (UserError, models.HeadError) as error:
+            outcomes.append(_fail(error))
+            continue
+        if value is None:
+            return None
+        outcomes.append(Outcome(value, pruned))
+    return outcomes
+
+
 def _try(
     trial: Trial, job: Job, folder: Path, wanted: list[int], deadline: Deadline
 ) -> tuple[float | None, bool]:
-    """Pooled out-of-fold score of a trial at the last epoch, and whether the pruner stopped it after some
-    folds; None if the time ran out."""
+    """A trial's score, and whether the pruner stopped it after some folds; None if the time ran out."""
     run = job.begin(folder, False, quiet=True)
-    done: list[int] = []
-    value = float("-inf")
-    for step, number in enumerate(wanted):
+    folds = _list_folds(trial, job, run, wanted)
+    while True:
+        try:
+            number = next(folds)
+        except StopIteration as end:
+            return end.value
         if not cross_validation.train_folds(job, run, [number], deadline):
             return None, False
+
+
+def _list_folds(
+    trial: Trial, job: Job, run: Run, wanted: list[int]
+) -> Generator[int, None, tuple[float, bool]]:
+    """The folds to train, one after the other, each scored once the next is asked for.
+
+    Returns:
+        the pooled out-of-fold score at the last epoch, and whether the pruner stopped the trial after some
+        folds.
+    """
+    value, done = float("-inf"), []
+    for step, number in enumerate(wanted):
+        yield number
         done.append(number)
         truth = np.concatenate([job.rows.truth[job.numbers == n] for n in done])
         predicted = np.concatenate([run.get_fold_folder(n).load_predictions("last") for n in done])
@@ -207,3 +275,57 @@ def _try(
         if step + 1 < len(wanted) and trial.should_prune():
             return value, True
     return value, False
+
+
+class _ClusterTrials:
+    """Trains trials on a cluster, several at once; the pruner compares with trials told before."""
+
+    queue: ModelQueue
+
+    def __init__(self, job: Job, folder: Path, wanted: list[int], deadline: Deadline):
+        self.job, self.folder, self.wanted, self.deadline = job, folder, wanted, deadline
+        self.under_way: dict[str, tuple[Job, Run, Generator[int, None, tuple[float, bool]]]] = {}
+        self.outcomes: dict[str, Outcome] = {}
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[_ClusterTrials]:
+        """Within, there are workers."""
+        assert self.job.cluster is not None
+        caches = [self.job.cache.folder]
+        with open_queue(
+            self.job.cluster, self.job.devices, self.folder, caches, self._end_task
+        ) as self.queue:
+            yield self
+
+    def evaluate(self, drawn: list[TrialRun]) -> list[Outcome] | None:
+        """The outcomes of trials in their order; None if the time ran out."""
+        # equal settings, of a head with few options, have one run
+        runs = {one.folder.name: one for one in drawn}
+        self.under_way, self.outcomes = {}, {}
+        for name, (trial, job, folder) in runs.items():
+            try:
+                run = job.begin(folder, False, quiet=True)
+                self.under_way[name] = (job, run, _list_folds(trial, job, run, self.wanted))
+                self._advance(name)
+            except (UserError, models.HeadError) as error:
+                self.outcomes[name] = _fail(error)
+        if not self.queue.work(self.deadline):
+            return None
+        return [self.outcomes[one.folder.name] for one in drawn]
+
+    def _advance(self, name: str) -> None:
+        """Queue the next fold of a trial that is not trained yet, or note how the trial ended."""
+        job, run, folds = self.under_way[name]
+        try:
+            while not self.queue.add(job, run, [next(folds)]):
+                pass
+        except StopIteration as end:
+            self.outcomes[name] = Outcome(*end.value)
+
+    def _end_task(self, task: ModelTask, kind: str, value: Any, seconds: float) -> None:
+        try:
+            if kind == FAILED:
+                raise UserError(value)
+            self._advance(task.run)
+        except UserError as error:
+            self.outcomes[task.run] = _fail(error)

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -42,25 +43,8 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
     """
     training = asdict(job.settings)
     slots, all_slots = list_slots(training, wanted), list_slots(training, list_folds(job.numbers))
-    unfinished = run.list_open_slots(slots)
-    run.log(job.check_disk_space(run, len(slots), len(unfinished)))
-    if len(unfinished) < len(slots):
-        run.log(f"finished already: {format_slots([slot for slot in slots if slot not in unfinished])}")
-    # A kill may have come between a fold's last checkpoint and its predictions.
-    unpredicted = [slot for slot in slots if slot not in unfinished and list_missing_predictions(run, slot)]
-    tasks = [*unfinished, *unpredicted]
-
-    def report(line: str | None) -> None:
-        if line is not None:
-            run.log(line)
-            return
-        try:
-            run.write_metrics(all_slots)
-        except (UserError, TemporaryError):
-            # Another process is replacing its checkpoint; a network file system then has a stale file. The
-            # metrics are written again later.
-            pass
-
+    tasks = find_open_models(job, run, slots)
+    report = partial(record_message, run, all_slots)
     devices = job.devices[: max(1, len(slots))]
     # the same whether all is still to be trained or, after a stop, one model: other threads, other bits
     threads = job.threads or count_threads(len(devices))
@@ -86,11 +70,7 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
                 pool.wait_until_ready()
                 done = pool.run(queue, report, deadline)
             if job.cluster is not None:
-                os.listdir(run.folder)  # see what other machines have written
-                for slot in slots:
-                    if (run.folder / slot.folder).is_dir():
-                        os.listdir(run.folder / slot.folder)
-                run.quarantine_corrupt()
+                refresh_folders(run, slots)
                 if done and run.list_open_slots(slots):
                     raise TemporaryError(
                         "a checkpoint was damaged and set aside: the same command trains that fold again"
@@ -98,6 +78,41 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
     run.write_metrics(all_slots)  # again: a kill may have come before the last time
     # A signal may have come while the last fold was predicted.
     return done and SIGNALS.waiting is None
+
+
+def find_open_models(job: Job, run: Run, slots: list[ModelSlot]) -> list[ModelSlot]:
+    """The models that are not trained to their end, then those that are, and have not predicted their clips.
+
+    Raises:
+        UserError: the disk is too full for them.
+    """
+    unfinished = run.list_open_slots(slots)
+    run.log(job.check_disk_space(run, len(slots), len(unfinished)))
+    if len(unfinished) < len(slots):
+        run.log(f"finished already: {format_slots([slot for slot in slots if slot not in unfinished])}")
+    # A kill may have come between a fold's last checkpoint and its predictions.
+    finished = [slot for slot in slots if slot not in unfinished]
+    return [*unfinished, *(slot for slot in finished if list_missing_predictions(run, slot))]
+
+
+def record_message(run: Run, all_slots: list[ModelSlot], line: str | None) -> None:
+    """Log a worker's line; after a checkpoint, None, write metrics.csv."""
+    if line is not None:
+        run.log(line)
+        return
+    # Another process may be replacing its checkpoint; a network file system then has a stale file. The
+    # metrics are written again later.
+    with contextlib.suppress(UserError, TemporaryError):
+        run.write_metrics(all_slots)
+
+
+def refresh_folders(run: Run, slots: list[ModelSlot]) -> None:
+    """See what other machines have written; none of them works on the run any more."""
+    os.listdir(run.folder)
+    for slot in slots:
+        if (run.folder / slot.folder).is_dir():
+            os.listdir(run.folder / slot.folder)
+    run.quarantine_corrupt()
 
 
 @contextlib.contextmanager

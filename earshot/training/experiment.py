@@ -241,7 +241,7 @@ class Job:
     def copy_with(self, settings: TrainingFlags, options: dict[str, Any]) -> Job:
         """The same with other training settings and head options."""
         head_spec = replace(self.head_spec, options=options)
-        return Job(self.cache, self.recipe, head_spec, settings, self.machine, flags=self.flags)
+        return Job(self.cache, self.recipe, head_spec, settings, self.machine, None, self.flags, self.cluster)
 
     def name(self) -> str:
         """The default name of the run: the recipe's and 8 hex digits of the settings."""
