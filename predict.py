@@ -71,7 +71,7 @@ def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:
 def check_flags(flags: config.PredictFlags, dry: config.DryRunFlags, files: list[str]) -> None:
     """UserError for flags that do not go together, before anything is opened."""
     parse_duration("--budget", dry.budget)
-    if flags.hidden and (flags.audio or files and not dry.dry_run or flags.features):
+    if flags.hidden and ((flags.audio or files) and not dry.dry_run or flags.features):
         raise UserError(
             "--hidden predicts a competition's clips to submit: leave out --audio, --features and files"
         )
@@ -135,6 +135,8 @@ def main(argv: list[str]) -> None:
     names = [name for name in names if name not in files]
     files += [] if dry.dry_run else filled["files"]
     check_flags(flags, dry, files)
+    if dry.dry_run and sending.submit:
+        raise UserError("--dry-run predicts nothing that could be submitted: leave out --submit")
     if submit.submit_notebook(sending):  # of a notebook's version: nothing is predicted here
         return
     inside = members.open_members(tuple(names), flags.runs_folder)

@@ -25,6 +25,7 @@ def make(
     seed: int = 0,
     folds: int = 3,
     train: dict[str, np.ndarray] | None = None,
+    others: dict[str, dict[str, np.ndarray]] | None = None,
     metric: str | None = None,
 ) -> Path:
     """Write <data>/<competition>/<cache>.
@@ -33,7 +34,8 @@ def make(
         signal: how far the classes' centres lie apart, in deviations. shuffled: the labels are dealt out
             anew.
         multilabel: a clip has one or two labels. test: clips of a hold-out.
-        train: arrays of the training split in place of the usual ones, or beside them.
+        train: arrays of the training split in place of the usual ones, or beside them. others: of other
+            splits, by name.
         metric: the contest's own.
     """
     folder.mkdir(parents=True)
@@ -75,6 +77,8 @@ def make(
         "subm": split("subm", clips // 4),
         **({"test": split("test", test)} if test else {}),
     }
+    for name, arrays in (others or {}).items():
+        content[name] |= arrays
     record = {
         "competition": folder.parent.name,
         "classes": classes,

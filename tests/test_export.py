@@ -213,6 +213,12 @@ def test_a_graph_that_takes_all_memory_is_noticed_in_another_process(runtime: st
             graph_trial.try_graph(folder, "heads", runtime)
 
 
+def test_an_export_of_another_runtime_is_no_graph_of_this_one(tmp_path: Path) -> None:
+    (tmp_path / "heads.onnx").write_bytes(b"")
+    with pytest.raises(CorruptFile, match="heads.xml is missing"):
+        graph_trial.try_graph(tmp_path, "heads", "openvino")
+
+
 def enlarge(path: Path, old: int, new: int) -> None:
     """Put another number into the shapes of an ONNX file."""
     import onnx

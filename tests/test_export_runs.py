@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from conftest import EFFICIENTAT, ROOT, make_competition, read_csv, refused, script
 from test_export import needs, runtimes
 
@@ -118,6 +119,29 @@ def test_a_clips_windows_are_pooled_as_torch_pools_them(work: Path) -> None:
         assert np.abs(predict_run(run, rows, CPU, exported=heads) - wanted).max() <= 1e-4
 
 
+@runtimes
+def test_hidden_clips_by_the_export(work: Path, runtime: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the extraction as from the cache, with a padded window."""
+    needs(runtime)
+    for other in graphs.PACKAGES:
+        if other != runtime:
+            shutil.rmtree(work / f"best_{other}", ignore_errors=True)
+    audio = Path("tones/audio_test")
+    last = sorted(audio.iterdir())[-1]
+    soundfile.write(last, soundfile.read(last)[0][:4000], 16000)  # a quarter of a second
+    cpu = ["--runs", "cnn", "--device", "cpu"]
+    predict.main([*cpu, "--hidden", "--competition", "tones", "--out", "early.csv"])
+    line = f"runs/cnn: {runtime} predicts, by runs/cnn/export/best_{runtime}"
+    assert capsys.readouterr().out.count(line) == 1, "once, beside the extraction"
+    features = ["--features", "data/tones/logmel_subm"]
+    predict.main([*cpu, *features, "--out", "late.csv"])
+    assert line in capsys.readouterr().out
+    assert Path("early.csv").read_bytes() == Path("late.csv").read_bytes()
+    shutil.rmtree(work)
+    predict.main([*cpu, *features, "--out", "torch.csv"])
+    assert np.abs(read_probabilities("torch.csv") - read_probabilities("late.csv")).max() <= 1e-4
+
+
 def test_the_page_predicts_by_the_export_and_explains_by_torch(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +169,15 @@ def test_torch_predicts_where_the_export_does_not_fit(work: Path, monkeypatch: p
         assert lines[-1] == "runs/cnn: torch predicts" and len(lines) == 2
         return lines[0]
 
-    assert exported.open_heads(run, "last", CPU, lines.append) is None and not lines, "there is none"
+    lin = Run.open(Path("runs/lin"))
+    assert exported.open_heads(lin, "best", CPU, lines.append) is None and not lines, "there is none"
+    assert exported.open_heads(run, "last", CPU, lines.append) is None
+    assert lines == [
+        "warning: runs/cnn/export/best_onnx is not used: here the last checkpoints predict: export the blend "
+        "(--name keeps it), too: python -m earshot.export BLEND --to onnx",
+        "runs/cnn: torch predicts",
+    ]
+    lines.clear()
     assert exported.open_heads(run, "best", Device("cuda:0", "fp16", ""), lines.append) is None and not lines
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "onnxruntime", None)
@@ -172,7 +204,7 @@ def test_torch_predicts_where_the_export_does_not_fit(work: Path, monkeypatch: p
     run = Run.open(Path("runs/other"))
     lines.clear()
     assert exported.open_heads(run, "best", CPU, lines.append) is None
-    assert "the run was trained since: export it again: python -m earshot.export runs/other" in lines[0]
+    assert "the run was trained since: export the run again: python -m earshot.export runs/other" in lines[0]
 
 
 def test_a_refused_export_leaves_nothing(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +267,16 @@ def test_the_extractors_network_is_exported_too(
     assert line in said and np.abs(wanted - found).max() <= 1e-4
     get_features.main(["--for-run", "mn", "--competition", "tones", "--out", "hidden", *cpu])
     assert line in capsys.readouterr().out
+
+    folder = Path(f"runs/mn/export/best_{runtime}")
+    graph = folder / graphs.list_files("extractor", runtime)[-1]
+    graph.write_bytes(graph.read_bytes()[:-1])
+    get_features.main(["--for-run", "mn", "--competition", "tones", "--out", "torch", *cpu])
+    said = capsys.readouterr().out
+    assert f"warning: {graph} is damaged (its checksum differs): torch computes the network" in said
+    assert line not in said and (Path("torch") / "tones" / "efficientat_subm" / "subm.pkl").is_file()
+    with pytest.raises(UserError, match="efficientat_subm has no clips of the split train"):
+        export.main(["mn", "--to", runtime, "--features", "torch/tones/efficientat_subm"])
 
 
 def test_the_bundle_carries_the_export(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

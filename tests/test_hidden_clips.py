@@ -7,7 +7,9 @@ import csv
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +20,12 @@ import get_features
 import predict
 import train
 from earshot.core.deadline import parse_duration
+from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.features import shards
-from earshot.prediction import dry_run, hidden_clips
+from earshot.extractors import logmel
+from earshot.features import precision, shards
+from earshot.prediction import dry_run, dry_run_report, hidden_clips, new_audio, stretches
+from earshot.training.run import Run
 
 CPU = ["--device", "cpu"]
 NAMES = ["tone0", "tone1", "tone2"]
@@ -119,6 +124,7 @@ def test_flags_that_do_not_fit(session: Path) -> None:
         ("--dry-run --budget 0m", "--budget 0m: has to be a time such as 90m"),
         ("--dry-run --cores 0", "--cores 0: has to be at least 1"),
         ("--dry-run --name x", "leave out --name"),
+        ("--dry-run --submit", "leave out --submit"),
     ):
         assert words in refused(script("predict.py", "--runs", "a", *line.split(), cwd=session, ok=None))
 
@@ -156,6 +162,73 @@ def test_a_dry_run_of_a_blend(
     assert not list(session.glob("*.csv")) and not Path("submissions").exists()
 
 
+def count_windows(folder: str, files: list[Path]) -> tuple[int, dry_run.GroupTimes]:
+    """The windows that a dry run makes of recordings, and what it measures."""
+    run = Run.open(Path("runs") / folder)
+    work = dry_run.Workload(len(files), 4.9, 4.9, files, 1.0, "")
+    with ThreadPoolExecutor(2) as pool:
+        stages = dry_run._Stages([(run, "best")], work, None, Device("cpu", "fp32", ""))
+        _, length = stages.extract(list(stages.decode(files, pool)))
+    return len(length), dry_run.measure([(run, "best")], work, None, Device("cpu", "fp32", ""))
+
+
+def test_a_dry_run_counts_shifted_windows(
+    session: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As many as the cache of the same recordings has; also of noise, while no recording is here."""
+    monkeypatch.setattr(dry_run, "MEASURED", 0.1)
+    os.unlink("runs")
+    shutil.copytree((session / "night").resolve().parent / "runs" / "a", "runs/a")
+    files = sorted(Path("night/audio_test").iterdir())
+    features = ["--competition", "night", "--extractor", "logmel", "--n-mels", "16", "--seconds", "1"]
+    get_features.main([*features, "--hop", "0.5", "--trim", "60", "--cache", "shifted", *CPU])
+    made = int(re.search(r"subm: 21 clips, (\d+) windows", capsys.readouterr().out)[1])
+    learn = ["--recipe", "linear", "--epochs", "2", "--folds", "2", "--features", "data/night/shifted"]
+    train.main([*learn, "--name", "wide", *CPU, "--no-report"])
+    found, times = count_windows("wide", files)
+    assert found == made == 51 and times.shifted
+    found, times = count_windows("a", files)
+    assert found == 20 and not times.shifted
+    wave = np.concatenate([np.zeros(16000), tone(0, 50, seconds=4.0)])
+    soundfile.write("quiet_at_first.flac", wave, 16000)
+    assert count_windows("wide", [Path("quiet_at_first.flac")])[0] == 13, "stretches are not trimmed"
+
+    capsys.readouterr()
+    dry = ["--runs", "wide", "--dry-run", "--seconds", "4", "--budget", "0.01s", *CPU]
+    predict.main(dry)  # nothing says that rows are stretches
+    text = capsys.readouterr().out
+    assert "600 recordings of 4 s, measured" in text and "three windows" not in text
+    stretches.write_weight(Run(Path("runs/wide")), 0.0, 0.0, 0.1, 64, 1.0)
+    for more in ([], ["--hidden", "--competition", "night"], ["--hidden", "--audio", "night/audio_train"]):
+        predict.main([*dry, *more, *(["--competition", "night"] if "--audio" in more else [])])
+        text = capsys.readouterr().out
+        assert "recordings of 4 s in stretches of 1 s, measured" in text
+        assert "logmel for wide, three windows a stretch: decode" in text
+        assert "an export of a run (python -m earshot.export) may" in text
+    predict.main([*dry, "--audio", "night/audio_test"])
+    assert "in stretches" not in capsys.readouterr().out, "--audio predicts whole recordings"
+
+
+def test_a_dry_run_measures_the_precision_that_is_used(
+    session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of stored features for hidden clips, fp32 for --audio."""
+    monkeypatch.setattr(dry_run, "MEASURED", 0.1)
+    monkeypatch.setattr(precision, "is_bf16_faster", lambda: True)
+    assert precision.choose_cpu_precision("logmel") == "fp32"
+    monkeypatch.setattr(logmel.Extractor, "half_on_cpu", True)
+    used, build = [], new_audio.build_extractor
+    monkeypatch.setattr(
+        new_audio,
+        "build_extractor",
+        lambda run, *rest: (used.append(rest[1].precision), build(run, *rest))[1],
+    )
+    dry = ["--runs", "a", "--dry-run", "--seconds", "1", *CPU]
+    for more in ([], HIDDEN[:3], ["--audio", "night/audio_test"]):
+        predict.main([*dry, *more])
+    assert used == ["bf16", "bf16", "fp32"]
+
+
 @pytest.mark.parametrize("known, kind", [(True, "wav at 16000 Hz"), (False, "wav at 44100 Hz")])
 def test_a_dry_run_on_noise(
     made: Path,
@@ -181,3 +254,16 @@ def test_the_time_of_recordings() -> None:
     assert times.count_seconds(10) == 35.0
     assert times.count_seconds(110) == 35.0 + 100 * 2.0
     assert times.count_seconds(10, {(Path("b"), "best")}) == 0.0
+
+
+def test_what_shifted_windows_cost() -> None:
+    """Of features and heads two thirds, of decoding nothing."""
+    times = dry_run.GroupTimes("logmel", 5.0, 1.0, 2.0, 0.0, 10, {(Path("a"), "best"): 0.4}, shifted=True)
+    whole = SimpleNamespace(fitted=None, list_checkpoints=list)
+    work = dry_run.Workload(75, 60, 60, [], 5.0, "noise")
+    estimate = dry_run_report.Estimate(whole, [times], work, 1.0, 2, 2, Device("cpu", "fp32", ""))
+    assert estimate.count_seconds() == 6 + 75 * 3.4
+    assert dry_run_report.list_savings(estimate) == [
+        "to save time: logmel with one window a stretch (get_features.py without --hop, then train.py): "
+        "2.0 min less"
+    ]

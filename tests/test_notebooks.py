@@ -9,12 +9,14 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
 from conftest import ROOT, read_csv, tone
 from kaggle_tree import Session, text
 
+from earshot.competition.load import Competition
 from earshot.core import deadline, graphs
 from earshot.export import __main__ as export
 from earshot.kaggle import notebook
@@ -181,6 +183,30 @@ def check_outputs(cells: list[dict]) -> None:
         paths = re.findall(r"(?<![\w.:/<])/[\w.-]+/[\w./-]+", printed)
         assert all(path.startswith("/kaggle/") for path in paths), paths
         assert "\nstop: " not in printed and "Traceback" not in printed
+
+
+@pytest.mark.parametrize("stretch", [5.0, None])
+def test_neighbours_are_fitted_where_rows_are_stretches(
+    stretch: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the submission that uses them; the notebook goes on where that is refused."""
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((NOTEBOOKS / "solution.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert "competition = load_competition(place)" in "\n".join(code) and hasattr(Competition, "stretch")
+    calls: list[tuple] = []
+    scope = {
+        "run": lambda *flags, required=True: calls.append((*flags, required)),
+        "runs": [Path("runs/a"), Path("runs/b")],
+        "competition": SimpleNamespace(stretch=stretch),
+        "place": "birds",
+        "PREDICT_FLAGS": ["--blend", "auto"],
+        "Path": Path,
+    }
+    exec(next(text for text in code if "--fit-stretches" in text), scope)
+    start, end = ("predict.py", "--runs", "a", "b"), ("--out", "submission.csv")
+    assert calls[-1] == (*start, "--blend", "auto", *end, True)
+    assert calls[:-1] == ([(*start, "--fit-stretches", "birds", *end, False)] if stretch else [])
 
 
 def test_settings_become_flags() -> None:

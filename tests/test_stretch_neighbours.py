@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import read_csv, refused, script
+from made_cache import make
 from test_stretches import KINDS, soundscapes
 
 import get_features
 import predict
 import train
-from earshot.competition.segments import widen
+from earshot.competition.segments import list_stretches, widen
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.prediction import fit_stretches, stretches
@@ -77,6 +78,8 @@ def test_stretches_are_cut_wider_where_windows_overlap():
     assert found[3:].equals(clips[3:]) and clips.start[2] == 5
     for window, hop in ((5.0, None), (5.0, 5.0), (2.0, 1.0), (10.0, 5.0)):
         assert widen(table(("subm", 5, 10)), window, hop).equals(table(("subm", 5, 10)))
+    assert list_stretches(3, 5.0, 5.0, 2.5) == ((0, 7.5), (2.5, 12.5), (7.5, 17.5))
+    assert list_stretches(2, 5.0, 5.0, None) == list_stretches(2, 5.0, 10.0, 2.5) == ((0, 5), (5, 10))
 
 
 def made(signal: float) -> tuple[np.ndarray, ...]:
@@ -129,15 +132,45 @@ def test_a_mixed_recording_is_labelled_where_its_events_are(monkeypatch: pytest.
 def test_a_damaged_weight_is_refused(tmp_path: Path):
     run = Run(tmp_path)
     assert stretches.read_weight(run) == 0
-    stretches.write_weight(run, 0.3, 0.01, 0.001, 64)
-    assert stretches.read_weight(run) == 0.3
+    stretches.write_weight(run, 0.3, 0.01, 0.001, 64, 5.0)
+    assert stretches.read_weight(run) == 0.3 and stretches.find_seconds([Run(tmp_path / "no"), run]) == 5
     path = tmp_path / stretches.NAME
     path.write_text(path.read_text().replace("0.3", "0.4"))
     with pytest.raises(UserError, match="predict.py --fit-stretches"):
         stretches.read_weight(run)
-    stretches.write_weight(run, 7.0, 0.01, 0.001, 64)
+    stretches.write_weight(run, 7.0, 0.01, 0.001, 64, 5.0)
     with pytest.raises(UserError, match="weight 7.0"):
         stretches.read_weight(run)
+
+
+def test_a_bake_off_smooths_as_predict_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """By what was fitted for each member, and only the clips to submit."""
+    monkeypatch.chdir(tmp_path)
+    others = {}
+    for split, each in (("subm", 5), ("test", 3)):
+        at = np.arange(3 * each)
+        start = (5.0 * (at % each)).astype(np.float32)
+        others[split] = {"groups": np.array(["r", "s", "t"])[at // each], "start": start}
+    make(Path("data/c/one"), {"pooled": (12, 1, 1)}, signal=0.4, test=9, others=others)
+    learn = ["--recipe", "auto", "--candidates", "logistic", "svm", "--name", "a", "--no-report"]
+    train.main([*learn, "--device", "cpu"])
+    submission = Path("submissions/submission.csv")
+    plain, tested = submission.read_bytes(), Path("runs/a/test.json").read_bytes()
+    shown = capsys.readouterr().out
+    hint = "stretches: to fit how much neighbours count: python predict.py --runs runs/a --fit-stretches"
+    assert shown.count(hint) == shown.count("stretches: ") == 1, "one line for the whole blend"
+    for path in Path("runs/a").glob("*/config.yaml"):
+        stretches.write_weight(Run(path.parent), 1.0, 0.01, 0.001, 64, 5.0)
+    submission.unlink()
+    Path("runs/a/test.json").unlink()
+    train.main([*learn, "--device", "cpu"])
+    assert "neighbours count 1, as fitted in runs/a/" in capsys.readouterr().out
+    mixed = submission.read_bytes()
+    predict.main(["--runs", "a", "--out", "again.csv", "--device", "cpu"])
+    assert Path("again.csv").read_bytes() == mixed != plain
+    assert Path("runs/a/test.json").read_bytes() == tested
 
 
 @pytest.mark.slow
@@ -168,11 +201,11 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     line = next(line for line in capsys.readouterr().out.splitlines() if "macro ROC AUC" in line)
     assert "64 recordings mixed from the folds' own clips" in line
     content = json.loads((tmp_path / "runs" / "one" / stretches.NAME).read_text())
-    assert content["recordings"] == 64 and content["error"] > 0
+    assert content["recordings"] == 64 and content["error"] > 0 and content["seconds"] == 1
     first = content
 
     run = Run.open(Path("runs/one"))
-    stretches.write_weight(run, 0.5, 0.1, 0.01, 64)  # whatever was fitted to these tones
+    stretches.write_weight(run, 0.5, 0.1, 0.01, 64, 1.0)  # whatever was fitted to these tones
     predict.main(["--runs", "one", "--out", "b.csv"])
     assert "neighbours count 0.5" in capsys.readouterr().out
     split = Cache(Path("data/night/logmel")).split("subm")

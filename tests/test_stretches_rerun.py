@@ -156,6 +156,33 @@ def test_which_samples_stand_for_stretches(root: Path, header: str, ids: str, fi
     assert any("has no row" in note for note in found.notes) == (header == ZEROS and not ids)
 
 
+@pytest.mark.parametrize(
+    "ids, there, seconds",
+    [
+        ("soundscape_8358733_5 soundscape_8358733_10 soundscape_8358733_15", False, 5),
+        ("x_20 x_40", False, 20),
+        ("r_1_5 r_1_10", True, 5),
+        ("", False, 5),  # a column row_id alone
+        ("x_5 foo", False, None),
+        ("x_0 x_5", False, None),
+        ("r_1 r_2", True, None),  # files
+    ],
+)
+def test_how_long_rows_are_while_no_recording_is_here(
+    root: Path, ids: str, there: bool, seconds: float | None
+) -> None:
+    if there:
+        recording(root / "test_soundscapes" / "r_1.wav", 10)
+        recording(root / "test_soundscapes" / "r_2.wav", 10)
+    sample(root, *ids.split())
+    assert load(root).stretch == seconds
+
+
+def test_numbered_clips_are_no_stretches(root: Path) -> None:
+    sample(root, "clip_1", "clip_2", "clip_3", header="id,jay,owl")
+    assert load(root).stretch is None
+
+
 def test_no_recording_is_made_of_examples_or_clips(root: Path) -> None:
     recording(root / "example_test_audio" / "e.wav", 20)
     sample(root, "x_5", "x_10")

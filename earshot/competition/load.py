@@ -63,6 +63,11 @@ class Competition:
     separator: str | None = None
     metric: str | None = None  # the competition's own, where it is known
 
+    @property
+    def stretch(self) -> float | None:
+        """Seconds of a row to submit, where rows are stretches of recordings; None where they are files."""
+        return placeholder.find_stretch(self.clips, self.id_column)
+
 
 def load(
     path,

@@ -121,6 +121,26 @@ def find_placeholder_segments(
     return Segments(columns, paths, starts, ends, step, names), lines
 
 
+def find_stretch(clips: pd.DataFrame, id_column: str) -> float | None:
+    """Seconds of most rows to submit, where they are stretches of recordings; None where they are files.
+
+    Where no recording is here, as in a code competition before its rerun, the ids of the sample submission
+    decide, or without a row the name of their column.
+
+    Args:
+        clips: of all splits. id_column: of the sample submission.
+    """
+    rows = clips[clips.split == "subm"]
+    lengths = (rows.end - rows.start).dropna()
+    if len(lengths):
+        return float(lengths.median())
+    named = [match for id in rows.id if (match := NAMED.fullmatch(str(id).strip()))]
+    if len(named) < len(rows) or any(rows.path) or not named and id_column.lower() != "row_id":
+        return None
+    step = _find_step(named)
+    return float(step) if _looks_like_segments(named, step, id_column, []) else None
+
+
 def _find_step(named: Sequence[re.Match[str]]) -> int:
     """The step between the ends in the ids: the commonest distance, else the earliest end."""
     ends: dict[str, set[int]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -88,6 +89,23 @@ def widen(clips: pd.DataFrame, window: float, hop: float | None) -> pd.DataFrame
         start=clips.start.mask(alone, (clips.start - hop).clip(lower=0)),
         end=clips.end.mask(alone, clips.end + hop),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def list_stretches(
+    count: int, seconds: float, window: float, hop: float | None
+) -> tuple[tuple[float, float], ...]:
+    """Start and end of a recording's first stretches to submit, one after the other, as `widen` cuts them.
+
+    Args:
+        count: how many. seconds: of each. window, hop: see `widen`.
+    """
+    import pandas as pd
+
+    starts = [number * seconds for number in range(count)]
+    rows = pd.DataFrame({"split": "subm", "start": starts, "end": [start + seconds for start in starts]})
+    rows = widen(rows, window, hop)
+    return tuple(zip(rows.start.tolist(), rows.end.tolist(), strict=True))
 
 
 def find_recordings(files: Files, names: Iterable[str]) -> dict[str, str]:

@@ -21,7 +21,6 @@ PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxruntime")}
 SUFFIXES = {"openvino": (".xml", ".bin"), "onnx": (".onnx",)}
 FOLDER, ABOUT = "export", "export.json"  # of a run, and in it
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})  # of the operators that an export has
-LARGEST = (1 << 31) - 1  # bytes: what ONNX can hold in one file
 
 
 def find_missing_package(runtime: str) -> str | None:
@@ -139,8 +138,11 @@ class Graph:
         return self._run([output], {name: feeds[name] for name in self.shapes})[0]
 
     def run_lanes(self, output: str, **feeds: np.ndarray) -> np.ndarray:
-        """The same, the rows in as many parts as there are lanes, side by side: threads within a pass wait
-        for each other at every layer, and one layer of a recurrent network has work for one of them."""
+        """The same, the rows in as many parts as there are lanes, side by side.
+
+        Threads within a pass wait for each other at every layer, and one layer of a recurrent network has
+        work for one of them.
+        """
         rows = len(next(iter(feeds.values())))
         ends = [round(rows * lane / self._lanes) for lane in range(self._lanes + 1)]
         parts = [

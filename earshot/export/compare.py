@@ -52,7 +52,7 @@ def compare_heads(
         shape: (D, F, T) of the view. fp16: the order counts, not the numbers.
         features: the run's cache, where it moved.
     Raises:
-        UserError: they differ.
+        UserError: they differ; `features` has no rows of the run's.
     """
     plain = Run(run.folder)
     plain.config = {**run.config, "precision": {}, "channels_last": {}}  # fp32, whatever it was trained in
@@ -135,14 +135,18 @@ def _find_rows(
     count, record = max(2, min(ROWS, VALUES // int(np.prod(shape)))), run.config["record"]
     try:
         cache = run_cache.open_run_cache(run, features)
-        split, view = cache.split("train"), cache.split("train")[record["view"]]
-        rows = np.unique(np.linspace(0, len(view) - 1, count).astype(int))
-        if len(rows) > 1 and tuple(view.shape[1:]) == shape:
-            what = f"{len(rows)} rows of {cache.folder}"
-            return what, np.array(view[rows]), np.array(split["length"][rows]), cache.manifest["span"]
-    except (UserError, KeyError):  # an attached run without its cache
+        split = cache.split("train")
+    except UserError:  # an attached run without its cache
         if features:
             raise
+        split = {}
+    view = split.get(record["view"])  # a cache of an earlier version may lack it
+    if view is not None and len(view) > 1 and tuple(view.shape[1:]) == shape:
+        rows = np.unique(np.linspace(0, len(view) - 1, count).astype(int))
+        what = f"{len(rows)} rows of {cache.folder}"
+        return what, np.array(view[rows]), np.array(split["length"][rows]), cache.manifest["span"]
+    if features:
+        raise UserError(f"{features} has no two rows of the view {record['view']}: leave out --features")
     values: Any = np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)
     span = float(record["features"]["window"]["seconds"])
     return f"{count} rows of noise", values, np.full(count, span, np.float32), span

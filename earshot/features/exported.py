@@ -11,6 +11,7 @@ import numpy as np
 from earshot.core import graphs
 from earshot.core.checksums import CorruptFile
 from earshot.core.files import hash_value
+from earshot.core.shell import join_command
 from earshot.features import graph_trial
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def hash_features(run: SavedRun) -> str:
 
 def replace_network(extractor: Any, run: SavedRun, report: Callable[[str], None] = print) -> None:
     """Let an extractor on the CPU compute its network by an export of the run, where one fits and its runtime
-    is installed; `report` is called with a line that says so.
+    is installed; `report` is called with a line that says so, or why one is not used.
 
     In bf16, on processors that are faster at it, torch is faster than a graph and stays.
 
@@ -37,6 +38,7 @@ def replace_network(extractor: Any, run: SavedRun, report: Callable[[str], None]
     """
     if extractor.exportable is None or extractor.device != "cpu" or extractor.precision != "fp32":
         return
+    faults = []
     for runtime in graphs.PACKAGES:
         for folder in sorted((run.folder / graphs.FOLDER).glob(f"*_{runtime}")):
             if graphs.find_missing_package(runtime):
@@ -49,8 +51,11 @@ def replace_network(extractor: Any, run: SavedRun, report: Callable[[str], None]
                     load_network(extractor, folder, runtime)
                     report(f"{run.folder}: {runtime} computes {extractor.get_name()}'s network, by {folder}")
                     return
-            except CorruptFile:
-                continue  # the heads' line names it
+            except CorruptFile as error:
+                again = join_command("python", "-m", "earshot.export", run.folder, "--to", runtime)
+                faults.append(f"warning: {error}: torch computes the network; export the run again: {again}")
+    for fault in faults:
+        report(fault)
 
 
 def load_network(extractor: Any, folder: Path, runtime: str) -> None:

@@ -31,7 +31,10 @@ OUTPUTS = {"heads": ("logits", "probabilities"), "extractor": ("features",)}
 
 def try_graph(folder: Path, name: str, runtime: str) -> None:
     """Raise CorruptFile for a graph that crashes, or takes too much memory or time."""
-    states = [(folder / file).stat() for file in graphs.list_files(name, runtime)]
+    try:
+        states = [(folder / file).stat() for file in graphs.list_files(name, runtime)]
+    except FileNotFoundError as error:
+        raise CorruptFile(f"{error.filename} is missing") from None
     changed = tuple((state.st_size, state.st_mtime_ns) for state in states)
     if not _passes(folder.absolute(), name, runtime, changed):
         raise CorruptFile(

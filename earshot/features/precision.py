@@ -42,16 +42,18 @@ def choose_precision(
     if made:
         chosen = made
     elif asked == "auto" and kind == "cpu":
-        chosen = (
-            "bf16"
-            if extractors.load_module(plan.extractor).Extractor.half_on_cpu
-            and (time_bf16 or is_bf16_faster)()
-            else "fp32"
-        )
+        chosen = choose_cpu_precision(plan.extractor, time_bf16)
     else:
         return list(found)
     about = "" if chosen == found[0].precision else f", {chosen}"
     return [replace(one, precision=chosen, about=one.about + about) for one in found]
+
+
+def choose_cpu_precision(extractor: str, time_bf16: Callable[[], bool] | None = None) -> str:
+    """The precision of an extractor's network on a CPU, for features that are stored: bf16 where it is
+    supported and faster."""
+    half = extractors.load_module(extractor).Extractor.half_on_cpu
+    return "bf16" if half and (time_bf16 or is_bf16_faster)() else "fp32"
 
 
 def read_precision(plan: Plan, kind: str) -> str | None:

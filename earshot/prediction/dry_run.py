@@ -8,16 +8,18 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from earshot.audio.load import BadAudio, cut_segment
+from earshot.competition import segments
 from earshot.competition.audio_header import read_seconds_and_rate
 from earshot.core.device import Device
 from earshot.core.errors import UserError
+from earshot.features import precision
 from earshot.features.decode_ahead import HELD, Decoded, decode_files, split_bites
 from earshot.features.shards import SHARD
 from earshot.features.source_files import INDEX, Sources
@@ -26,6 +28,9 @@ from earshot.prediction.streamed_heads import HeadsThread, StreamedHeads
 from earshot.training import resume
 from earshot.training.dataset import WindowDataset
 from earshot.training.run import Run
+
+if TYPE_CHECKING:
+    from earshot.extractors.base import Window
 
 SUFFIXES = (".ogg", ".flac", ".wav", ".mp3")  # that recordings of noise are written as
 RATE = 44100  # of them, where that of the training files is not known
@@ -50,6 +55,12 @@ class Workload(NamedTuple):
     """Seconds of each row, where rows are stretches of recordings."""
     about: str
     """What the measured ones are, in words."""
+    stored: bool = False
+    """Are their features stored, as --hidden does, in the precision of a cache?"""
+
+    def count_rows(self, seconds: float) -> int:
+        """Rows of a recording."""
+        return max(1, int(seconds / self.stretch + 0.5)) if self.stretch else 1
 
     def take(self, count: int) -> list[Path]:
         """So many recordings to measure on."""
@@ -73,6 +84,8 @@ class GroupTimes:
     heads: dict[tuple[Path, str], float] = field(default_factory=dict)
     """By run folder and kind of checkpoint."""
     of: dict[tuple[Path, str], Run] = field(default_factory=dict)
+    shifted: bool = False
+    """Has each stretch three windows?"""
 
     def count_seconds(self, recordings: int, kept: set[tuple[Path, str]] | None = None) -> float:
         """For so many recordings, start-up left out; `kept`: of the heads of these runs (default: all)."""
@@ -139,20 +152,30 @@ def describe_recordings(
     return Workload(count or len(paths), seconds or mean, mean, spread, stretch, "recordings that are here")
 
 
-def cut_recordings(decoded: Iterable[Decoded | str], rate: int, stretch: float | None) -> Iterator[Decoded]:
-    """The clips of decoded recordings: each as a whole, or its stretches; those without audio left out."""
+def cut_recordings(
+    decoded: Iterable[Decoded | str], work: Workload, rate: int, window: Window
+) -> Iterator[Decoded]:
+    """The clips of decoded recordings: each as a whole, or its stretches as the cache of a submission has
+    them; those without audio left out."""
     for found in decoded:
         if isinstance(found, str):
             continue
-        if stretch is None:
+        if work.stretch is None:
             yield found
             continue
-        for number in range(max(1, round(len(found.wave) / rate / stretch))):
-            start = number * stretch
+        count = work.count_rows(len(found.wave) / rate)
+        for start, end in segments.list_stretches(count, work.stretch, window.seconds, window.hop):
             try:
-                yield found._replace(wave=cut_segment(found.wave, rate, start, start + stretch), offset=start)
+                yield found._replace(wave=cut_segment(found.wave, rate, start, end), offset=start)
             except BadAudio:
                 continue
+
+
+def is_shifted(stretch: float | None, window: Window) -> bool:
+    """Has each stretch three windows, its own and those a hop before and after?"""
+    if stretch is None:
+        return False
+    return segments.list_stretches(1, stretch, window.seconds, window.hop)[0][1] > stretch
 
 
 class _Stages:
@@ -161,7 +184,15 @@ class _Stages:
     def __init__(self, asked: list[tuple[Run, str]], work: Workload, weights: str | None, device: Device):
         self.asked, self.work, self.device = asked, work, device
         self._said: set[str] = set()
-        self.extractor, self.audio = new_audio.build_extractor(asked[0][0], weights, device, self._report)
+        run = asked[0][0]
+        if work.stored and device.name == "cpu":
+            kind = precision.choose_cpu_precision(run.config["record"]["features"]["extractor"])
+            at = replace(device, precision=kind)
+        else:
+            at = device
+        self.extractor, self.audio = new_audio.build_extractor(run, weights, at, self._report)
+        if work.stretch is not None:  # the times of stretches are the file's
+            self.audio = replace(self.audio, trim=None)
 
     def _report(self, line: str) -> None:
         """Print a line once: heads are loaded several times."""
@@ -175,7 +206,7 @@ class _Stages:
 
     def decode(self, paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[Decoded]:
         decoded = decode_files(paths, self.extractor.rate, self.audio, frozenset(), pool)
-        return cut_recordings(decoded, self.extractor.rate, self.work.stretch)
+        return cut_recordings(decoded, self.work, self.extractor.rate, self.extractor.window)
 
     def extract(self, clips: list[Decoded]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         waves, offsets = [clip.wave for clip in clips], [clip.offset for clip in clips]
@@ -253,11 +284,11 @@ def measure(asked: list[tuple[Run, str]], work: Workload, weights: str | None, d
         once = (time.perf_counter() - at) / 2
         count = int(np.clip(MEASURED / 2 / once, FEWEST, MOST))
         decode, features, heads = stages.run_alone(count, pool)
-        rows = max(1, round(work.measured / work.stretch)) if work.stretch else 1
         few = max(1, count // PARTS)
-        beside = stages.run_beside(count, few * rows, pool)
+        beside = stages.run_beside(count, few * work.count_rows(work.measured), pool)
     alone = decode + features + sum(heads)
-    piece = max(1, min(SHARD // rows, int(HELD // (work.seconds * stages.extractor.rate))))
+    held = int(HELD // (work.seconds * stages.extractor.rate))
+    piece = max(1, min(SHARD // work.count_rows(work.seconds), held))
     one, each = work.seconds / work.measured, work.seconds / work.measured / count
     keys = [(run.folder.resolve(), kind) for run, kind in asked]
     return GroupTimes(
@@ -269,4 +300,5 @@ def measure(asked: list[tuple[Run, str]], work: Workload, weights: str | None, d
         piece,
         {key: value * each for key, value in zip(keys, heads, strict=True)},
         {key: run for key, (run, _) in zip(keys, asked, strict=True)},
+        is_shifted(work.stretch, stages.extractor.window),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import tempfile
 import time
@@ -11,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from earshot.core import graphs
 from earshot.core.config import DryRunFlags, PredictFlags
 from earshot.core.deadline import parse_duration
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.prediction import dry_run, members, new_audio
+from earshot.prediction import dry_run, exported, members, new_audio, stretches
 from earshot.prediction.blend_weights import FittedBlend
 from earshot.prediction.dry_run import GroupTimes, Workload
 from earshot.prediction.hidden_clips import group_by_features, list_recordings
@@ -41,6 +41,7 @@ class Estimate:
     started: float
     here: int
     cores: int
+    device: Device
 
     @property
     def share(self) -> float:
@@ -77,7 +78,7 @@ def _format_stages(group: GroupTimes, estimate: Estimate) -> str:
     names = ", ".join(sorted({run.folder.name for run in group.of.values()}))
     parts = [("decode", group.decode), ("features", group.features), ("heads", heads)]
     return (
-        f"{group.name} for {names}: "
+        f"{group.name} for {names}{', three windows a stretch' if group.shifted else ''}: "
         + ", ".join(f"{name} {format_minutes(count * value)}" for name, value in parts)
         + f"; side by side {format_minutes(group.count_seconds(count))}"
     )
@@ -86,8 +87,9 @@ def _format_stages(group: GroupTimes, estimate: Estimate) -> str:
 def format_lines(estimate: Estimate, budget: float) -> list[str]:
     """What a dry run prints, in minutes."""
     work, here, cores = estimate.work, estimate.here, estimate.cores
+    rows = f" in stretches of {work.stretch:g} s" if work.stretch else ""
     lines = [
-        f"dry run: {work.recordings} recordings of {work.seconds:.3g} s, measured with "
+        f"dry run: {work.recordings} recordings of {work.seconds:.3g} s{rows}, measured with "
         f"{here} core{'s' if here > 1 else ''} here on {work.about}",
         *(_format_stages(group, estimate) for group in estimate.groups),
         f"start-up: {format_minutes(estimate.count_start())}",
@@ -125,6 +127,13 @@ def list_savings(estimate: Estimate) -> list[str]:
                 lost = describe_loss(whole, [fitted, rest])
                 found.append((saved, f"without {whole.of[index].name}: %s less; {lost}"))
     for group in estimate.groups:
+        if group.shifted:
+            heads = {key: value / 3 for key, value in group.heads.items()}
+            less = replace(group, features=group.features / 3, heads=heads)
+            count = estimate.work.recordings
+            saved = group.count_seconds(count) - less.count_seconds(count)
+            again = "get_features.py without --hop, then train.py"
+            found.append((saved, f"{group.name} with one window a stretch ({again}): %s less"))
         for key, run in group.of.items():
             seconds = estimate.work.recordings * group.heads[key]
             models = len(predict.list_predictors(run))
@@ -138,8 +147,13 @@ def list_savings(estimate: Estimate) -> list[str]:
     lines = [
         text.replace("%s", format_minutes(saved)) for saved, text in sorted(found, key=lambda one: -one[0])
     ]
-    if importlib.util.find_spec("earshot.export") is not None:
-        lines.append("an export of a run (python -m earshot.export) computes the same in less time")
+    plain = [
+        run
+        for run, kind in whole.list_checkpoints()
+        if not any(exported.get_folder(run, kind, runtime).is_dir() for runtime in graphs.PACKAGES)
+    ]
+    if plain and estimate.device.name == "cpu":
+        lines.append("an export of a run (python -m earshot.export) may compute the same in less time")
     return [f"to save time: {line}" for line in lines]
 
 
@@ -166,18 +180,26 @@ def build_workload(
     whole: Member, flags: PredictFlags, dry: DryRunFlags, files: list[str], place: str | None, folder: Path
 ) -> Workload:
     """The recordings of --audio or of the competition at `place`, where it has some, else of noise in a
-    temporary folder."""
-    paths, stretch = [], None
+    temporary folder.
+
+    Rows are stretches where the competition's are; where none is named, as a run's neighbours were fitted.
+    """
+    paths: list[Path] = []
+    stretch: float | None = None
+    if place is not None:
+        paths, stretch = list_recordings(place, "data")
+        if not paths and not files:
+            print("dry run: the hidden recordings are not here yet, so it is measured on others", flush=True)
     if files:
         paths = new_audio.list_files(files)[1]
-    elif place is not None:
-        paths, stretch = list_recordings(place, "data")
-        if not paths:
-            print("dry run: the hidden recordings are not here yet, so it is measured on others", flush=True)
+    elif not paths:
+        stretch = stretch or stretches.find_seconds(whole.list_runs())
     if paths:
-        return dry_run.describe_recordings(paths, dry.files, dry.seconds, stretch)
-    count, seconds = dry.files or dry_run.FILES, dry.seconds or dry_run.SECONDS
-    return dry_run.make_noise_workload(whole.list_runs()[0], folder, count, seconds, stretch)
+        work = dry_run.describe_recordings(paths, dry.files, dry.seconds, stretch)
+    else:
+        count, seconds = dry.files or dry_run.FILES, dry.seconds or dry_run.SECONDS
+        work = dry_run.make_noise_workload(whole.list_runs()[0], folder, count, seconds, stretch)
+    return work._replace(stored=flags.hidden or not files)
 
 
 def print_dry_run(
@@ -202,5 +224,5 @@ def print_dry_run(
         work = build_workload(whole, flags, dry, files, place, Path(folder))
         asked = group_by_features(whole.list_checkpoints())
         groups = [dry_run.measure(each, work, flags.weights, device) for each in asked]
-    estimate = Estimate(whole, groups, work, started, here, dry.cores or here)
+    estimate = Estimate(whole, groups, work, started, here, dry.cores or here, device)
     print(*format_lines(estimate, budget), sep="\n", flush=True)

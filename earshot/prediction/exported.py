@@ -21,8 +21,6 @@ from earshot.training.dataset import WindowDataset
 from earshot.training.predict import list_predictors
 from earshot.training.run import Run
 
-KINDS = ("best", "last")  # of checkpoints
-
 
 def get_folder(run: Run, kind: str, runtime: str) -> Path:
     """Where the export of a run's "best" or "last" checkpoints lies."""
@@ -85,12 +83,14 @@ def open_heads(
         report: called with a line that says which export predicts, or why one is not used.
     """
     reasons = []
+    # what predicts by the last checkpoints is a blend, whose export is that of its members
+    what, named = ("the run", str(run.folder)) if kind == "best" else ("the blend", "BLEND")
     for runtime in graphs.PACKAGES if device.name == "cpu" else ():
         folder = get_folder(run, kind, runtime)
         if not folder.is_dir():
             continue
         lacking = graphs.find_missing_package(runtime)
-        again = join_command("python", "-m", "earshot.export", run.folder, "--to", runtime)
+        again = join_command("python", "-m", "earshot.export", named, "--to", runtime)
         if lacking:
             reasons.append(
                 f"{folder} is not used: {lacking} is not installed: pip install -r requirements-{runtime}.txt"
@@ -102,9 +102,18 @@ def open_heads(
                 found = ExportedHeads(run, folder, runtime)
                 report(f"{run.folder}: {runtime} predicts, by {folder}")
                 return found
-            reasons.append(f"{folder} is not used: the run was trained since: export it again: {again}")
+            reasons.append(f"{folder} is not used: the run was trained since: export {what} again: {again}")
         except CorruptFile as error:
-            reasons.append(f"{error}: export the run again: {again}")
+            reasons.append(f"{error}: export {what} again: {again}")
+    other = "last" if kind == "best" else "best"
+    for runtime in graphs.PACKAGES if device.name == "cpu" and not reasons else ():
+        folder = get_folder(run, other, runtime)
+        if folder.is_dir():
+            again = join_command("python", "-m", "earshot.export", named, "--to", runtime)
+            reasons.append(
+                f"{folder} is not used: here the {kind} checkpoints predict: export {what}"
+                f"{' (--name keeps it)' if kind == 'last' else ''}, too: {again}"
+            )
     for reason in reasons:
         report(f"warning: {reason}")
     if reasons:

@@ -124,12 +124,6 @@ def choose_weight(
     return Fit(WEIGHTS[choose(np.ones(len(folds), bool))] if gain > error else 0.0, before, gain, error)
 
 
-def find_step(competition: Competition) -> float:
-    """Seconds of a stretch to submit; of BirdCLEF's where the sample submission has no row of a recording."""
-    length = (competition.clips.end - competition.clips.start)[competition.clips.split == "subm"]
-    return float(length.median()) if length.notna().any() else float(STEP)
-
-
 class _Events:
     """The waves and classes of one fold's clips, without the silence at their ends."""
 
@@ -173,7 +167,8 @@ def fit_run(run: Run, competition: Competition, weights: str | None, device: Dev
             f"there are {len(numbers)}: name the competition that it was trained on, or train more folds"
         )
     extractor, audio = new_audio.build_extractor(run, weights, device)
-    step, each = find_step(competition), -(-RECORDINGS // len(numbers))
+    # BirdCLEF's where the sample submission names no stretches
+    step, each = competition.stretch or float(STEP), -(-RECORDINGS // len(numbers))
     predicted, truth = [], []
     with tqdm(total=each * len(numbers), desc="recordings", disable=None, leave=False) as bar:
         for number in numbers:
@@ -193,7 +188,7 @@ def fit_run(run: Run, competition: Competition, weights: str | None, device: Dev
     if not np.concatenate(truth).any():
         raise UserError(f"--fit-stretches: none of the clips in {competition.root} can be read")
     fit = choose_weight(np.concatenate(predicted), np.concatenate(truth), recordings, middles, folds)
-    stretches.write_weight(run, fit.weight, fit.gain, fit.error, shape[0])
+    stretches.write_weight(run, fit.weight, fit.gain, fit.error, shape[0], step)
     gain = f"{fit.gain:+.4f} +- {fit.error:.4f}"
     of = f"macro ROC AUC {fit.before:.4f} without, {shape[0]} recordings mixed from the folds' own clips"
     if not fit.weight:
@@ -203,15 +198,10 @@ def fit_run(run: Run, competition: Competition, weights: str | None, device: Dev
 
 def _extract(wave: np.ndarray, step: float, extractor: Any) -> list[Any]:
     """The features of a recording's stretches, cut as those of a submission."""
-    starts = np.arange(STRETCHES) * step
-    rows = pd.DataFrame({"split": "subm", "start": starts, "end": starts + step})
-    window = extractor.window
-    rows = segments.widen(rows, window.seconds, window.hop)
-    spans = [
-        (round(start * extractor.rate), round(end * extractor.rate))
-        for start, end in rows[["start", "end"]].values
-    ]
-    return extractor.extract([wave[first:last] for first, last in spans], list(rows.start), BATCH)
+    window, rate = extractor.window, extractor.rate
+    spans = segments.list_stretches(STRETCHES, step, window.seconds, window.hop)
+    waves = [wave[round(start * rate) : round(end * rate)] for start, end in spans]
+    return extractor.extract(waves, [start for start, _ in spans], BATCH)
 
 
 def _predict_fold(run: Run, number: int, features: list[Any], extractor: Any, device: Device) -> np.ndarray:

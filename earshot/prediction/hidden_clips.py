@@ -36,11 +36,9 @@ def group_by_features(asked: Iterable[tuple[Run, str]]) -> list[list[tuple[Run, 
 def list_recordings(place: str, out: str) -> tuple[list[Path], float | None]:
     """The recordings of a competition's clips to submit that are here, and the seconds of each row where rows
     are stretches of recordings."""
-    clips = load_competition(place, out=out).clips
-    clips = clips[clips.split == "subm"]
-    paths = [Path(path) for path in dict.fromkeys(clips.path) if path and Path(path).is_file()]
-    lengths = (clips.end - clips.start).dropna()
-    return paths, float(lengths.median()) if len(lengths) else None
+    competition = load_competition(place, out=out)
+    every = competition.clips.path[competition.clips.split == "subm"]
+    return [Path(path) for path in dict.fromkeys(every) if path and Path(path).is_file()], competition.stretch
 
 
 class EarlyPredictions:

@@ -71,6 +71,7 @@ def predict_cache(
             return False
     ids, prior = cache.split("subm")["ids"], np.array(runs[0].config["prior"])
     ranked = rank_blend.is_rank(whole.fitted)
+    said: set[str] = set()
     if ranked:
         rank_blend.check_submission(cache)
         prior = np.full_like(prior, rank_blend.MIDDLE)
@@ -88,8 +89,9 @@ def predict_cache(
             probabilities = predict.predict_run(run, load_rows(), device, kind, exported=heads)
         print(f"{run.folder}: {describe_predictors(run)}, {len(ids)} clips")
         if smooth:
-            probabilities, lines = stretches.smooth_run(run, split, probabilities)
-            print(*map("{}\n".format, lines), sep="", end="")
+            probabilities, lines = stretches.smooth_run(run, split, probabilities, whole.folder)
+            print(*(f"{line}\n" for line in lines if line not in said), sep="", end="")
+            said.update(lines)  # a hint is the same for all runs of a blend
         return predict.reorder_clips(probabilities, split["ids"], ids)
 
     lines = submit.write_submission(

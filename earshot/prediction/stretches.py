@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from earshot.core.shell import join_command
 from earshot.training.run import Run
 
 NAME = "stretches.json"  # in the folder of a run
+LONGEST = 1e6  # seconds of a stretch
 ADJACENT = 1.5  # steps between the middles of two stretches, at most, for them to be neighbours
 
 
@@ -54,45 +57,71 @@ def find_middles(split: dict[str, Any]) -> np.ndarray:
         return np.bincount(clip, start + length / 2, minlength=clips) / count
 
 
-def write_weight(run: Run, weight: float, gain: float, error: float, recordings: int) -> None:
+def write_weight(run: Run, weight: float, gain: float, error: float, recordings: int, seconds: float) -> None:
     """Keep what was fitted with a run.
 
     Args:
         weight: of a neighbour, see `smooth`. gain, error: of the macro ROC AUC. recordings: it was fitted on.
+        seconds: of a stretch.
     """
-    found = {"weight": weight, "gain": gain, "error": error, "recordings": recordings}
+    found = {
+        "weight": weight,
+        "gain": gain,
+        "error": error,
+        "recordings": recordings,
+        "seconds": seconds,
+    }
     checksums.write(run.folder / NAME, found)
 
 
-def read_weight(run: Run) -> float:
-    """What `write_weight` wrote; 0 where nothing was fitted.
+def _read(run: Run) -> dict[str, float]:
+    """The weight and the seconds that `write_weight` wrote; {} where nothing was fitted.
 
     Raises:
         UserError: the file is damaged.
     """
     path = run.folder / NAME
     if not path.exists():
-        return 0.0
+        return {}
     hint = "fit it again with predict.py --fit-stretches COMPETITION, or delete it"
     try:
-        weight = checksums.read(path).get("weight")
+        content = checksums.read(path)
     except checksums.CorruptFile as error:
         raise UserError(f"{error}: {hint}") from None
-    if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 <= weight <= 1:
-        raise UserError(f"{path} is damaged (weight {weight!r}): {hint}")
-    return float(weight)
+    found = {}
+    for key, missing, most in (("weight", None, 1.0), ("seconds", 0.0, LONGEST)):
+        value = content.get(key, missing)  # files written before 0.2.0 was released lack the seconds
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= most:
+            raise UserError(f"{path} is damaged ({key} {value!r}): {hint}")
+        found[key] = float(value)
+    return found
 
 
-def smooth_run(run: Run, split: dict[str, Any], probabilities: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def read_weight(run: Run) -> float:
+    """How much a neighbour counts; 0 where nothing was fitted. UserError where the file is damaged."""
+    return _read(run).get("weight", 0.0)
+
+
+def find_seconds(runs: Iterable[Run]) -> float | None:
+    """Seconds of a stretch, by the first run for which neighbours were fitted; None where there is none.
+    UserError where its file is damaged."""
+    return next((seconds for run in runs if (seconds := _read(run).get("seconds"))), None)
+
+
+def smooth_run(
+    run: Run, split: dict[str, Any], probabilities: np.ndarray, whole: Path | None = None
+) -> tuple[np.ndarray, list[str]]:
     """What a run predicts for the clips to submit, smoothed as fitted, and the lines about it; unchanged
     where nothing was fitted, or clips are not stretches.
 
     Args:
         split: the clips, as the cache has them. probabilities: (clips, classes).
+        whole: folder of the blend that the run is part of, which a hint names in place of the run.
     """
     weight, recordings = read_weight(run), np.asarray(split["groups"])
     if not (run.folder / NAME).exists() and (recordings != "").any():
-        again = join_command("python", "predict.py", "--runs", run.folder, "--fit-stretches", "COMPETITION")
+        named = whole or run.folder
+        again = join_command("python", "predict.py", "--runs", named, "--fit-stretches", "COMPETITION")
         return probabilities, [f"stretches: to fit how much neighbours count: {again}"]
     if not weight:
         return probabilities, []

@@ -283,12 +283,14 @@ def _build_row(trainer: CandidateTrainer, name: str) -> dict[str, Any]:
 def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> None:
     """Score the hold-out and write the submission, both with the last epoch of the blend's members."""
     from earshot.core import worker_pool
-    from earshot.prediction import submit
+    from earshot.prediction import stretches, submit
     from earshot.training import dataset, predict, run_scores
 
     # of this machine, also where a cluster has trained
     device = worker_pool.choose("auto" if trainer.cluster else trainer.machine.device)[0]
     prior = first.prior()
+
+    lines: dict[str, None] = {}  # each once
 
     def predict_split(split: str) -> np.ndarray:
         rows, ids = {}, first.split(split)["ids"]
@@ -301,7 +303,12 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
                 rows[key] = dataset.load_rows(
                     candidate.cache, split, candidate.view, device, trainer.machine.memory
                 )
-            return predict.predict_run(run, rows[key], device, kind, ids)
+            found = predict.predict_run(run, rows[key], device, kind)
+            if split == "subm":
+                own = candidate.cache.split(split)
+                found, about = stretches.smooth_run(run, own, found, trainer.folder)
+                lines.update(dict.fromkeys(about))
+            return predict.reorder_clips(found, rows[key].ids, ids)
 
         return whole.predict(predict_clips)
 
@@ -321,10 +328,13 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
     if not first.has_split("subm"):
         trainer.report("nothing to submit: the data set has no clips without labels")
         return
+    probabilities = predict_split("subm")
+    for line in lines:
+        trainer.report(line)
     for line in submit.write_submission(
         first,
         first.split("subm")["ids"],
-        predict_split("subm"),
+        probabilities,
         prior,
         first.classes,
         out,
