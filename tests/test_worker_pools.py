@@ -167,6 +167,23 @@ def test_a_worker_waits_for_a_driver_that_is_behind(open_pool: Open, tmp_path: P
     assert len(ahead) == FLOOD and max(ahead) <= 7
 
 
+@pytest.mark.slow
+def test_messages_add_tasks_on_a_cluster(cluster: Any, tmp_path: Path) -> None:
+    """The free worker begins them while the other one still works."""
+    tasks, found = ["talk"], []
+
+    def hear(value: Any) -> None:
+        found.append(value)
+        if value == "hello":
+            tasks.append(3)
+        elif value == 6:
+            (tmp_path / "heard").touch()
+
+    with contextlib.closing(cluster.open_pool([HERE, HERE], Tiny, (tmp_path,))) as pool:
+        pool.wait_until_ready()
+        assert pool.run(tasks, hear, NEVER) and found == ["hello", 6, True]
+
+
 def test_at_the_deadline_the_workers_stop_at_a_safe_point(open_pool: Open, tmp_path: Path) -> None:
     # each begins one task in any case
     assert run(open_pool, ["long", "long", 3], deadline=Deadline(0)) == (False, [])
@@ -234,6 +251,7 @@ def test_a_worker_that_dies_is_named(open_pool: Open, request: Any) -> None:
     text = str(error.value)
     if remote:
         assert text.startswith("task die has ended 6 workers, the last one on node 127.0.0."), text
+        assert error.value.task == "die"  # which a bake-off gives up
     else:
         assert text == "the process for cpu (1) died (signal 9, out of memory?)"
 
