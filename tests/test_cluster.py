@@ -347,6 +347,12 @@ def test_a_busy_cluster_is_one_line(nodes: Nodes, driver: Path, monkeypatch: pyt
             found.find_devices("cuda", "auto")
 
 
+def test_a_machine_that_is_not_a_node_is_one_line(nodes: Nodes, tmp_path: Path) -> None:
+    address = nodes.address.replace("127.0.0.2:", "127.0.0.99:")  # as if this were another machine
+    line = refused(script("doctor.py", "--cluster", address, cwd=tmp_path, ok=None))
+    assert f"is this machine one of its nodes? `ray start --address {address}` makes it one" in line
+
+
 def test_the_doctor_lists_nodes_and_a_worker_s_error_is_one_line(
     nodes: Nodes, calm: Path, tmp_path: Path
 ) -> None:
