@@ -155,6 +155,7 @@ class Ray:
 def build_pool() -> Any:
     found = pool.RayPool.__new__(pool.RayPool)
     found.ray, found.lease, found.members, found.names = Ray, 30.0, [], {"id": "host"}
+    found.head = SimpleNamespace(check=lambda: None)
     return found
 
 
@@ -186,7 +187,7 @@ def test_a_message_right_before_the_end_of_a_task_is_not_lost() -> None:
     def take() -> Any:
         taken = board_.take()
         if slot.pending is not None and not ended:  # now the worker sends its last message, and ends
-            board_.post(0, "say", "last")
+            board_.post(0, "say", pickle.dumps("last"))
             ended.append(True)
         return taken
 
