@@ -21,6 +21,8 @@ from kaggle_stub import stub  # noqa: F401 - a fixture
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 EFFICIENTAT = SHARED / "weights" / "efficientat" / "mn04_as_mAP_432.pt"
+# The environment of simulated clusters: the same everywhere, as Ray keeps the first token of a process.
+RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BROWSER_FLAGS = [
     "--no-sandbox",

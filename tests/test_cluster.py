@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, make_competition, refused, script
+from conftest import RAY, ROOT, make_competition, refused, script
 from test_devices import NEVER, RESULTS, TRAIN
 from test_docs import list_blocks, make_project, run_block
 from test_restart import contents
@@ -42,7 +42,7 @@ class Nodes:
     """The cluster: `address`, and its two nodes."""
 
     def __init__(self) -> None:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+        os.environ |= RAY
         from ray.cluster_utils import Cluster
 
         self.last = 2

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import RAY, ROOT
 
 from earshot.core import worker_pool
 from earshot.core.config import ClusterFlags
@@ -91,6 +91,7 @@ def need_ray() -> None:
 def cluster() -> Iterator[Any]:
     """A Ray cluster of a head and two nodes of one CPU, on the loopback interface."""
     need_ray()
+    os.environ |= RAY
     from earshot.cluster.connect import connect
 
     with connect(ClusterFlags(cluster="local", cluster_workers=2, cpus_per_worker=1)) as found:
