@@ -131,6 +131,21 @@ def test_companions_of_another_release_or_cuda(monkeypatch) -> None:
     assert "another release" in said[0] and "another CUDA" in said[1]
 
 
+@pytest.mark.parametrize("error", ["OSError('Could not load it')", "ImportError('undefined symbol')"])
+def test_a_companion_that_does_not_load_is_one_line(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    """As torchaudio 2.11.1 beside torch 2.11.0: transformers imports it wherever it is installed."""
+    package = tmp_path / "packages" / "torchaudio"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(f"raise {error}\n")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    flags = ("--competition", tones, "--extractor", "logmel", "--workers", "1", "--device", "cpu")
+    done = script("get_features.py", *flags, cwd=tmp_path, ok=None)
+    assert done.returncode == 75 and done.stderr.count("\n") == 1
+    assert "error: torchaudio does not load beside the torch that is installed" in done.stderr
+
+
 def test_audio_of_every_suffix(tmp_path: Path) -> None:
     """One damaged file proves nothing; a suffix of which none decodes stops."""
     soundfile.write(tmp_path / "a.wav", tone(0, 0), 16000)

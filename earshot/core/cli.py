@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
@@ -24,6 +25,7 @@ from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError, to_te
 from earshot.core.settings import CLOSE, REMOVED, find_former_names, to_flag
 
 TEMPORARY = 75  # sysexits.h: EX_TEMPFAIL
+COMPANIONS = ("torchaudio", "torchvision")  # each loads beside few releases of torch
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -47,7 +49,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.exit(2)
     except BrokenPipeError:
         os._exit(0)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         sys.exit(_print_failure(error))
     except (KeyboardInterrupt, SystemExit) as stopped:
         code = 130 if isinstance(stopped, KeyboardInterrupt) else stopped.code
@@ -65,9 +67,12 @@ def run(main: Callable[[list[str]], None]) -> None:
         gc.freeze()
 
 
-def _print_failure(error: OSError | MemoryError | RuntimeError) -> int:
+def _print_failure(error: OSError | MemoryError | RuntimeError | ImportError) -> int:
     """Print a failure in one line and return the exit code; a bug in Earshot is raised again."""
-    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and is_out_of_memory(error):
+    unfit = _find_unfit_package(error)
+    if unfit:
+        text = f"{unfit} does not load beside the torch that is installed: pip install -r requirements.txt"
+    elif isinstance(error, MemoryError) or isinstance(error, RuntimeError) and is_out_of_memory(error):
         text = "not enough memory (end other programs, or use a smaller --batch-size or fewer --workers)"
     elif isinstance(error, TemporaryError):
         text = str(error)
@@ -90,6 +95,17 @@ def _print_failure(error: OSError | MemoryError | RuntimeError) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(TEMPORARY)
+
+
+def _find_unfit_package(error: BaseException | None) -> str | None:
+    """The package of another release than torch whose import has failed; transformers may have begun it."""
+    while error is not None:
+        for frame in traceback.extract_tb(error.__traceback__):
+            package = os.path.basename(os.path.dirname(frame.filename))
+            if package in COMPANIONS and frame.name == "<module>" and frame.filename.endswith("__init__.py"):
+                return package
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def parse_early(
