@@ -7,6 +7,7 @@ import contextlib
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ import pytest
 import soundfile
 from kaggle_stub import stub  # noqa: F401 - a fixture
 
+# In a shell's background it is ignored, which the scripts would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 EFFICIENTAT = SHARED / "weights" / "efficientat" / "mn04_as_mAP_432.pt"

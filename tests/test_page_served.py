@@ -156,7 +156,9 @@ def test_in_a_browser(server: str, home: Path, chromium: object, width: int) -> 
         page.set_input_files("#clip input[type=file]", str(home / name))
 
     page.wait_for_selector("#clip input[type=file]", state="attached")
-    assert page.locator("#examples button", has_text="tone").count() == 3, "one of each class"
+    examples = page.locator("#examples button", has_text="tone")
+    examples.nth(2).wait_for()
+    assert examples.count() == 3, "one of each class"
     page.set_input_files("#clip input[type=file]", str(ROOT / "README.md"))
     toast = page.get_by_text("Can't read this file: README.md is not an audio file")
     toast.wait_for()
