@@ -38,8 +38,9 @@ NAME = "records.csv"
 HEAD = (
     "# Score against time",
     "",
-    "What `--recipe auto` has after a part of its time, by its schedule, by the order of version 0.1, and by an",
-    "oracle that knows all scores and times beforehand.",
+    "What `--recipe auto` has after a part of its time, by its schedule, by the order of version 0.1, and by",
+    "an oracle that knows all scores and times beforehand. Only candidates that were recorded take part, so",
+    "that the longer time may end early.",
     "",
     "![Score against minutes, within 15 and 60 minutes](anytime.svg)",
     "",
@@ -219,6 +220,7 @@ def replay(flags: argparse.Namespace) -> None:
     lines = [
         f"`python benchmarks/anytime.py replay` of {len(records)} recorded candidates, {len(folds)} folds; "
         f"{flags.metric} of the blend, cross-fitted. Recorded on {machine()}.",
+        f"Features: {', '.join(sorted({one.entry.source for one in records}))}.",
         "The oracle is chosen by the score itself, so it is optimistic.",
     ]
     for minutes, found in curves.items():
