@@ -165,8 +165,7 @@ def main(argv: list[str]) -> None:
     )
     from earshot.prediction import predict_runs
 
-    on_cluster = flags.cluster is not None and flags.device != "cpu"
-    at = device.choose("auto" if on_cluster else flags.device)  # with --cluster: of the heads alone
+    at = device.choose(device.name_local(flags.device, flags.cluster))  # with --cluster: of the heads alone
     if files and flags.audio:
         raise UserError("give files or --audio FOLDER, not both")
     if files or flags.audio:

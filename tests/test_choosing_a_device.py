@@ -91,3 +91,9 @@ def test_out_of_memory_is_recognised():
         RuntimeError("CUDA Out of Memory.")
     )
     assert not device.is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_with_a_cluster_cuda_names_nodes_and_cpu_this_machine_too() -> None:
+    for given, alone, beside in (("auto", "auto", "auto"), ("cpu", "cpu", "cpu"), ("cuda", "cuda", "auto")):
+        assert device.name_local(given, None) == alone
+        assert device.name_local(given, "auto") == device.name_local(given, object()) == beside

@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from earshot.cluster.board import LOST, STOP
+from earshot.cluster.board import LEASE, LOST, STOP
 from earshot.cluster.probe import Probe, check_node
 from earshot.core import files
 from earshot.core.worker_pool import make_portable, prepare_process
 
 BEAT = 0.5  # seconds
-AWAY = 30.0  # seconds that the board may be out of reach
 FULL = 32 << 20  # bytes of messages that wait for the driver, after which a worker waits, too
 ROOM = 0.05  # seconds between two looks whether there is room again
 DONE, FAILED = "done", "failed"
@@ -106,7 +105,7 @@ class NodeWorker:
     def _obey(self, call: Callable[[], Any]) -> None:
         """Call the board and do what it returns; without a board, or as a lost worker, end at once: the work
         is another's."""
-        order, limit = None, time.monotonic() + AWAY
+        order, limit = None, time.monotonic() + LEASE
         while order is None:
             try:
                 order = self.ray.get(call())

@@ -24,6 +24,11 @@ class Device:
     channels_last: bool = False
 
 
+def name_local(device: str, cluster: object) -> str:
+    """The --device of what this machine computes itself; with a cluster (not None) "cuda" is the nodes'."""
+    return device if cluster is None or device == "cpu" else "auto"
+
+
 def choose(name: str = "auto", precision: str = "auto") -> Device:
     """The device to compute on.
 

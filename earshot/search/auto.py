@@ -283,11 +283,11 @@ def _build_row(trainer: CandidateTrainer, name: str) -> dict[str, Any]:
 def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> None:
     """Score the hold-out and write the submission, both with the last epoch of the blend's members."""
     from earshot.core import worker_pool
+    from earshot.core.device import name_local
     from earshot.prediction import stretches, submit
     from earshot.training import dataset, predict, run_scores
 
-    # of this machine, also where a cluster has trained
-    device = worker_pool.choose("auto" if trainer.cluster else trainer.machine.device)[0]
+    device = worker_pool.choose(name_local(trainer.machine.device, trainer.cluster))[0]
     prior = first.prior()
 
     lines: dict[str, None] = {}  # each once

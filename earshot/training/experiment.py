@@ -17,7 +17,7 @@ import models
 from earshot import extractors
 from earshot.core import disk_space, kinds, latest, memory, worker_pool
 from earshot.core.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
-from earshot.core.device import Device
+from earshot.core.device import Device, name_local
 from earshot.core.disk_space import SLACK
 from earshot.core.errors import UserError
 from earshot.core.files import empty_folder, hash_value, replace_weights_path
@@ -187,9 +187,8 @@ class Job:
                 f"seeds: only one, since {head_spec.name} is a scikit-learn head, which is the same with "
                 "every seed"
             )
-        # of this machine, which makes the submission in any case; --device cuda is the nodes'
-        here = "auto" if cluster and machine.device != "cpu" else machine.device
-        self.devices = worker_pool.choose(here, settings.precision)
+        # of this machine, which makes the submission in any case
+        self.devices = worker_pool.choose(name_local(machine.device, cluster), settings.precision)
         self.device = self.devices[0]
         if cluster is not None:
             self.devices = cluster.find_devices(machine.device, settings.precision)
